@@ -1,0 +1,33 @@
+"""Hydra's sweeps, planned as a whole: every job is checked before the first begins, and each shared step is made once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import open_dict
+
+
+ConfigStore.instance().store(
+    group="hydra/launcher", name="xlt", node={"_target_": "hydra_plugins.xlt_launcher.XltLauncher"}, provider="xlt"
+)
+
+
+class XltLauncher(BasicLauncher):
+    """Composes all jobs of a sweep, prints their common plan, and runs them one after the other in this process."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Raises UserError for a job that cannot work before any job runs."""
+        from xlt.cli import plan_sweep
+
+        configs = []
+        for overrides in job_overrides:
+            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+            with open_dict(config):
+                del config["hydra"]
+            configs.append(config)
+        if plan_sweep(configs):
+            return [JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED) for overrides in job_overrides]
+        return super().launch(job_overrides, initial_job_idx)

@@ -1,0 +1,131 @@
+"""The same from Python: `xlt.run` returns the record, `xlt.load` makes what was evaluated ready to predict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from xlt import cli
+from xlt.errors import UserError
+from xlt.experiment import Experiment, choose_device, store_folder
+from xlt.plan import Plan
+from xlt.run import Record, Session, run_experiment, runtime_of
+from xlt.steps.composition import Composition
+from xlt.steps.task_module import open_composition
+from xlt.store import Store
+
+
+def run(*overrides: str, **settings: Any) -> Record:
+    """Run one experiment, as `python run.py` does.
+
+    Args:
+        overrides: as on the command line: `"method=seq_bn_inv"`, `"train.task.epochs=5"`.
+        settings: the same as keywords; nested ones as mappings: `method="none", train={"task": {"epochs": 5}}` changes
+            fields of the choices.
+
+    Returns:
+        The record; `record.path` is its file.
+
+    Raises:
+        UserError: anything that the command line would refuse with exit status 2.
+    """
+    written = [*overrides, *_as_overrides(settings)]
+    experiment, folder = _experiment(written)
+    return run_experiment(experiment, Store(store_folder(experiment.settings)), folder, written)
+
+
+def plan(*overrides: str, **settings: Any) -> Plan:
+    """What `run` with the same arguments would do; needs no network."""
+    experiment, _ = _experiment([*overrides, *_as_overrides(settings), "plan=true"])
+    return Plan([experiment], Store(store_folder(experiment.settings)))
+
+
+def load(record: Record | Mapping[str, Any] | str | Path, device: str = "auto") -> Predictor:
+    """What a record evaluated, ready to predict.
+
+    Args:
+        record: what `run` returned, the content of a `result.json`, or its path.
+        device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        UserError: the store lacks an artifact, or what it is made from is no longer what it was.
+    """
+    if isinstance(record, (str, Path)):
+        path = Path(record)
+        if not path.is_file():
+            raise UserError(f"There is no record {path}. A run writes result.json into its folder below outputs/runs.")
+        record = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        config = OmegaConf.create({**record["config"], "device": device, "reuse": "only_cached", "plan": False})
+        config.paths.store = record["store"]
+        expected = record["fingerprint"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"This is not a record of xlt: it has no {error}.") from error
+    experiment = Experiment.from_config(config)
+    step = experiment.evaluation
+    if step.fingerprint != expected:
+        from xlt.store import differences
+
+        changed = ", ".join(differences(record["payload"], step.payload)[:3])
+        raise UserError(f"What this record was made from has changed since ({changed}): run the experiment again.")
+    runtime = runtime_of(experiment, choose_device(experiment.settings), [])
+    session = Session(Store(store_folder(experiment.settings)), "only_cached", runtime)
+    artifacts = {role: session.realise(inner) for role, inner in step.inputs().items()}
+    return Predictor(open_composition(step.task_module, artifacts, runtime.device))
+
+
+class Predictor:
+    """A composition that answers."""
+
+    def __init__(self, composition: Composition) -> None:
+        self.composition = composition
+
+    def predict(self, inputs: Iterable[str | Mapping[str, Any]], batch_size: int = 64) -> list[dict[str, Any]]:
+        """A prediction for each input, in order: `label`, and what the task adds (`probabilities` by label).
+
+        Args:
+            inputs: texts, or mappings with the fields of the task's examples.
+        """
+        examples = [{"text": item} if isinstance(item, str) else dict(item) for item in inputs]
+        return self.composition.predict(examples, batch_size)
+
+
+def _experiment(overrides: Sequence[str]) -> tuple[Experiment, Path]:
+    try:
+        config = cli.compose(overrides, with_hydra=True)
+        folder = Path(config.paths.outputs) / "runs" / cli.folder_name(config.hydra.job.override_dirname)
+    except UserError:
+        raise
+    except Exception as error:
+        message = cli.explain(error, overrides)
+        if message is None:
+            raise
+        raise UserError(message) from error
+    del config._content["hydra"]
+    return Experiment.from_config(config), folder
+
+
+def _as_overrides(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+    result = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            result += _as_overrides(value, f"{prefix}{key}.")
+        else:
+            result.append(f"{prefix}{key}={_spelled(value)}")
+    return result
+
+
+def _spelled(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(_spelled(element) for element in value)}]"
+    if isinstance(value, (str, Path)):
+        escaped = str(value).replace("'", "\\'")
+        return f"'{escaped}'" if any(not (c.isalnum() or c in "._-/+") for c in escaped) else escaped
+    return str(value)

@@ -1,0 +1,100 @@
+"""The choices of `model=`: a ready-made model by hub id or folder, or one pretrained here from scratch."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xlt.backbones.anatomy import known_architectures
+from xlt.config import setting
+from xlt.errors import UserError, suggest
+from xlt.training.settings import LanguageTraining, LoopSettings
+
+if TYPE_CHECKING:
+    from xlt.plan import Experiment
+    from xlt.steps.backbone import BackboneStep
+
+
+@dataclass(frozen=True)
+class Model(ABC):
+    """Fields that every choice has.
+
+    Attributes:
+        name: what records and folder names call the model.
+        anatomy: dotted path of a module with `ANATOMY`, for architectures that the package does not know.
+    """
+
+    name: str | None = setting(None, is_name=True, identity=False)
+    anatomy: str | None = setting(None)
+
+    @property
+    def label(self) -> str:
+        """The model's name in records and folder names."""
+        return self.name or "model"
+
+    @abstractmethod
+    def draw(self, experiment: Experiment) -> BackboneStep:
+        """This model's part of the graph."""
+
+
+@dataclass(frozen=True)
+class PretrainedModel(Model):
+    """`model=mbert`, `xlmr`, and `hf` for any other.
+
+    Attributes:
+        path: hub id or folder.
+        revision: branch, tag or commit of the hub; None takes the newest and remembers it.
+        shape: `model_type` and sizes as in config.json, for planning where that file cannot be reached.
+    """
+
+    path: str = setting("???", identity=False)
+    revision: str | None = setting(None, identity=False)
+    shape: dict[str, Any] = setting({}, identity=False)
+
+    @property
+    def label(self) -> str:
+        """The given name, else the last part of the path."""
+        last_part = Path(self.path).expanduser().resolve().name if Path(self.path).expanduser().is_dir() else self.path
+        return self.name or re.sub(r"[^A-Za-z0-9._-]+", "-", last_part.rpartition("/")[2]).strip("._-")[:64] or "model"
+
+    def draw(self, experiment: Experiment) -> BackboneStep:
+        return experiment.pretrained_backbone_step(self)
+
+
+@dataclass(frozen=True)
+class ScratchModel(Model):
+    """`model=scratch`: tokenizer and weights are learnt from the text of some languages (`data=`).
+
+    Attributes:
+        languages: whose text is read.
+        vocabulary_size: word pieces, special tokens included.
+        shape: `model_type` and sizes, as transformers names them.
+        train: how it is pretrained.
+        seed: initialisation and data order.
+    """
+
+    languages: list[str] = field(default_factory=list)
+    vocabulary_size: int = setting(8000, at_least=100)
+    shape: dict[str, Any] = field(default_factory=dict)
+    train: LanguageTraining = field(
+        default_factory=lambda: LanguageTraining(
+            layout="packed", length=128, loop=LoopSettings(steps=10_000, batch_size=32, learning_rate=5e-4, warmup=0.06)
+        )
+    )
+    seed: int = setting(0, at_least=0)
+
+    def verify(self, where: str) -> None:
+        """Called by the configuration check."""
+        if not self.languages:
+            raise UserError(f"{where}.languages is empty: say whose text the backbone reads, for example '{where}.languages=[en,mt]'.")
+        model_type = str(self.shape.get("model_type"))
+        if model_type.replace("-", "_") not in known_architectures() and self.anatomy is None:
+            raise UserError(f"{where}.shape.model_type={model_type} is no choice. {suggest(model_type, known_architectures(), 'types')}")
+        if self.shape.get("hidden_size", 0) % max(1, self.shape.get("num_attention_heads", 1)):
+            raise UserError(f"{where}.shape.hidden_size={self.shape['hidden_size']} has to be a multiple of num_attention_heads.")
+
+    def draw(self, experiment: Experiment) -> BackboneStep:
+        return experiment.scratch_backbone_step(self)

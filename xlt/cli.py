@@ -1,0 +1,187 @@
+"""The command line: Hydra composes the configuration, xlt checks it, runs it, and explains what went wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from xlt.errors import UserError, explain_system_error, suggest
+
+CONFIG_MODULE = "xlt.conf"
+_DEFECT, _USER_MISTAKE, _INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 after success, 2 after a user's mistake, 130 after Ctrl-C, 1 after a defect."""
+    sys.exit(exit_status(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def exit_status(arguments: list[str]) -> int:
+    """Run the command line; returns the exit status."""
+    register_resolver()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come back to us instead of ending the process in Hydra's words
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    failures: list[Exception] = []
+
+    def job(config: DictConfig) -> None:
+        try:
+            _run_and_show(config)
+        except Exception as error:  # kept from Hydra, which would report it in its own way and end the sweep
+            failures.append(error)
+            _show_failure(error, arguments)
+
+    saved = sys.argv
+    sys.argv = [saved[0], *arguments]
+    try:
+        hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name="config")(job)()
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'Stopped. Finished steps are kept; the same command goes on from there.'}", file=sys.stderr)
+        return _INTERRUPTED
+    except Exception as error:
+        failures.append(error)
+        _show_failure(error, arguments)
+    finally:
+        sys.argv = saved
+        GlobalHydra.instance().clear()
+    if any(explain(error, arguments) is None for error in failures):
+        return _DEFECT
+    return _USER_MISTAKE if failures else 0
+
+
+def _show_failure(error: Exception, arguments: Sequence[str]) -> None:
+    message = explain(error, arguments)
+    if message is None or "debug=true" in arguments:
+        traceback.print_exception(error)
+    if message is not None:
+        print(f"error: {message}", file=sys.stderr)
+
+
+def _run_and_show(config: DictConfig) -> None:
+    from xlt.experiment import Experiment, store_folder
+    from xlt.run import closing_lines, run_config
+    from xlt.store import Store
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    overrides = list(HydraConfig.get().overrides.task)
+    try:
+        record = run_config(config, folder, overrides)
+    finally:
+        _remove_if_empty(folder)
+    if record is not None:
+        experiment = Experiment.from_config(config, online=False)
+        print(closing_lines(record, experiment, Store(store_folder(experiment.settings)), overrides))
+
+
+def plan_sweep(configs: list[DictConfig]) -> bool:
+    """Check all jobs of a sweep and show what they share; True if that is all that was asked for (`plan=true`)."""
+    from xlt.experiment import choose_device, store_folder
+    from xlt.plan import Plan, experiments_of
+    from xlt.steps.audit import flops_per_second
+    from xlt.store import Store
+
+    experiments = experiments_of(configs, online=True)
+    settings = experiments[0].settings
+    plan = Plan(experiments, Store(store_folder(settings)))
+    speed = flops_per_second(choose_device(settings))
+    print(plan.show(speed) if settings.plan else plan.totals(speed))
+    return settings.plan
+
+
+def explain(error: BaseException, arguments: Sequence[str]) -> str | None:
+    """One paragraph for a mistake that the user can mend; None for a defect of xlt."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError):
+        return explain_system_error(error)
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override!r} cannot be read: settings are written key=value, without spaces around the sign; a value with "
+            "commas, brackets or spaces stands in quotes, for example 'data.path=[a.txt,b.txt]'."
+        )
+    if isinstance(error, MissingConfigException):
+        return _explain_choice(error)
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return _explain_key(error, arguments)
+    return None
+
+
+def _explain_choice(error: MissingConfigException) -> str:
+    group, _, choice = str(error.missing_cfg_file).rpartition("/")
+    return f"{group}={choice} is no choice. {suggest(choice, error.options or [], f'choices of {group}')}"
+
+
+def _explain_key(error: Exception, arguments: Sequence[str]) -> str:
+    text = str(error)
+    unknown = re.search(r"Could not (?:override|append to|delete from) '([^']+)'|No match in the defaults list.*?'([^']+)'|Key '([^']+)' is not in struct", text, re.DOTALL)
+    if unknown is None or "is not a valid" in text or "validation" in text.lower():
+        return " ".join(text.split())
+    key = next(group for group in unknown.groups() if group)
+    section = key.rpartition(".")[0]
+    keys = _known_keys([argument for argument in arguments if not argument.lstrip("+~").startswith(key)])
+    beside = [name for name in keys if name.rpartition(".")[0] == section]
+    if not beside:  # the section itself is misspelt
+        beside = [name for name in keys if "." not in name]
+    return f"{key} is not a setting. {suggest(key, beside, f'settings of {section}' if section else 'settings')}"
+
+
+def _known_keys(arguments: Sequence[str]) -> list[str]:
+    """All keys of the configuration that the other arguments compose; of the default one if they do not."""
+    choices = [argument for argument in arguments if "=" in argument and "," not in argument and not argument.startswith("-")]
+    for overrides in (choices, []):
+        try:
+            return _leaves(compose(overrides))
+        except Exception:
+            continue
+    return []
+
+
+def compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
+    """The configuration that some overrides make of the package's."""
+    register_resolver()
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        return hydra.compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
+
+
+def register_resolver() -> None:
+    """Make `${xlt_folder:…}`, which turns overrides into a folder's name, known to OmegaConf."""
+    OmegaConf.register_new_resolver("xlt_folder", folder_name, replace=True)
+
+
+def folder_name(overrides: str) -> str:
+    """A name for the run's folder: the overrides, without characters that folders do not like; long ones end in a hash."""
+    plain = re.sub(r"[^A-Za-z0-9=,._+-]+", "-", str(overrides)).strip(".-") or "defaults"
+    if plain == overrides and len(plain) <= 150:
+        return plain
+    return f"{plain[:120]}-{hashlib.sha256(str(overrides).encode()).hexdigest()[:8]}"
+
+
+def _leaves(config: DictConfig, prefix: str = "") -> list[str]:
+    names = []
+    for key in config:
+        names.append(f"{prefix}{key}")
+        node = None if OmegaConf.is_missing(config, key) else config._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none():
+            names += _leaves(node, f"{prefix}{key}.")
+    return names
+
+
+def _remove_if_empty(folder: Path) -> None:
+    for path in (folder, *list(folder.parents)[:2]):
+        try:
+            path.rmdir()
+        except OSError:
+            return
+

@@ -1,0 +1,215 @@
+"""The typed configuration: every choice becomes a checked dataclass before anything is loaded.
+
+A choice on the command line (`method=seq_bn`) is a YAML file that names a class by `_target_` and lists its fields. The
+class is a dataclass; each field is declared with `setting`, which says what values it takes and whether it belongs to
+the identity of a result. `build` turns the one into the other and explains every mistake. `identity` is what of a
+component enters fingerprints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from xlt.errors import UserError, suggest
+
+Component = TypeVar("Component")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def setting(
+    default: Any = dataclasses.MISSING,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    one_of: tuple[Any, ...] | None = None,
+    is_name: bool = False,
+    identity: bool = True,
+    neutral: bool = False,
+) -> Any:
+    """A dataclass field with the values that it takes.
+
+    Args:
+        above, at_least, at_most: bounds of a number, or of each number of a list.
+        one_of: the values allowed.
+        is_name: the value becomes a part of folder names, so it may hold only letters, digits and `._-`.
+        identity: False for what does not change results (labels, machine settings): left out of fingerprints.
+        neutral: the field was added after results had been stored; at its default it is left out of fingerprints, so
+            that they stay valid.
+    """
+    metadata = {
+        "above": above, "at_least": at_least, "at_most": at_most, "one_of": one_of, "is_name": is_name,
+        "identity": identity, "neutral": neutral,
+    }  # fmt: skip
+    if isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    if dataclasses.is_dataclass(default) and isinstance(default, type):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def build(node: DictConfig | Mapping[str, Any], where: str, expected: type[Component]) -> Component:
+    """The component that a configuration node describes.
+
+    Args:
+        node: a mapping with `_target_`, the dotted path of a dataclass, and values for its fields.
+        where: the path of the node in the configuration, for messages (`method`).
+        expected: the class that the component has to be an instance of.
+
+    Raises:
+        UserError: an unknown class, an unknown key, a missing value, or a value of the wrong type or out of range.
+    """
+    node = node if isinstance(node, DictConfig) else OmegaConf.create(dict(node))
+    target = node.get("_target_")
+    if not isinstance(target, str):
+        raise UserError(
+            f"{where} names no class: a choice is a YAML file with `_target_: package.module.Class` and the fields of "
+            f"that class. Found the keys: {', '.join(map(str, node)) or 'none'}."
+        )
+    component_class = _import_class(target, where)
+    if not (dataclasses.is_dataclass(component_class) and issubclass(component_class, expected)):
+        raise UserError(
+            f"{where}._target_={target} does not fit: it has to be a dataclass derived from "
+            f"{expected.__module__}.{expected.__qualname__}."
+        )
+    values = {key: value for key, value in node.items_ex(resolve=False) if key != "_target_"}
+    return build_fields(component_class, OmegaConf.create(values, parent=node._get_parent()), where)
+
+
+def build_fields(component_class: type[Component], node: DictConfig, where: str) -> Component:
+    """Like `build` for a node whose class is known from where it stands."""
+    prefix = f"{where}." if where else ""
+    try:
+        schema = OmegaConf.structured(component_class)
+        _unlock(schema)
+        component = OmegaConf.to_object(OmegaConf.merge(schema, node))
+    except ConfigKeyError as error:
+        key = str(error.full_key or error.key)
+        section = component_class
+        for part in key.split(".")[:-1]:
+            section = _field_class(section, part)
+        names = [field.name for field in dataclasses.fields(section)] if section else []
+        raise UserError(f"{prefix}{key} is not a setting. {suggest(key.split('.')[-1], names, 'settings here')}") from error
+    except MissingMandatoryValue as error:
+        raise UserError(f"{prefix}{error.full_key or error.key} has no value: give it one on the command line.") from error
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "")
+        reason = str(error.msg or error).splitlines()[0]
+        raise UserError(f"{prefix}{key}: {reason}.") from error
+    check(component, where)
+    return component
+
+
+def check(component: Any, where: str) -> None:
+    """Hold every field of a dataclass, and of those inside it, against what its `setting` allows."""
+    for field in dataclasses.fields(component):
+        value = getattr(component, field.name)
+        path = f"{where}.{field.name}" if where else field.name
+        if dataclasses.is_dataclass(value):
+            check(value, path)
+            continue
+        if value is None:
+            continue
+        limits = field.metadata
+        for element in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(element, float) and element != element:
+                raise UserError(f"{path} is not a number.")
+            if limits.get("above") is not None and not element > limits["above"]:
+                raise UserError(f"{path}={element} is out of range: it has to be above {limits['above']}.")
+            if limits.get("at_least") is not None and element < limits["at_least"]:
+                raise UserError(f"{path}={element} is out of range: it has to be at least {limits['at_least']}.")
+            if limits.get("at_most") is not None and element > limits["at_most"]:
+                raise UserError(f"{path}={element} is out of range: it has to be at most {limits['at_most']}.")
+            if limits.get("one_of") is not None and element not in limits["one_of"]:
+                raise UserError(f"{path}={element} is no choice. {suggest(str(element), map(str, limits['one_of']), 'choices')}")
+            if limits.get("is_name"):
+                check_name(str(element), path)
+    verify = getattr(component, "verify", None)
+    if verify is not None:
+        verify(where)
+
+
+def check_name(name: str, where: str) -> str:
+    """`name`, if it can be a part of a folder's name and cannot lead out of that folder.
+
+    Raises:
+        UserError: it holds other characters than letters, digits, dots, underscores and hyphens.
+    """
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise UserError(
+            f"{where}={name!r} cannot be a name: it becomes a part of folder names, so it has to begin with a letter or "
+            "digit and hold nothing but letters, digits, '.', '_' and '-' (at most 64)."
+        )
+    return name
+
+
+def identity(component: Any) -> dict[str, Any]:
+    """What of a component enters a fingerprint: its class and the fields that can change results, as plain data.
+
+    Raises:
+        TypeError: a field holds something without a stable form in JSON.
+    """
+    result: dict[str, Any] = {"_target_": f"{type(component).__module__}.{type(component).__qualname__}"}
+    for field in dataclasses.fields(component):
+        value = getattr(component, field.name)
+        if not field.metadata.get("identity", True):
+            continue
+        if field.metadata.get("neutral") and value == _default(field):
+            continue
+        result[field.name] = _plain(value)
+    return result
+
+
+def _unlock(schema: DictConfig) -> None:
+    """OmegaConf makes the schema of a frozen dataclass read-only; the values still have to get in."""
+    OmegaConf.set_readonly(schema, None)
+    for key in schema:
+        child = schema._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            _unlock(child)
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(element) for element in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(element) for key, element in value.items()}
+    if dataclasses.is_dataclass(value):
+        return {key: element for key, element in identity(value).items() if key != "_target_"}
+    raise TypeError(f"{value!r} has no stable form in a fingerprint")
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _field_class(component_class: type | None, name: str) -> type | None:
+    for field in dataclasses.fields(component_class) if component_class else ():
+        if field.name == name and dataclasses.is_dataclass(_default(field)):
+            return type(_default(field))
+    return None
+
+
+def _import_class(target: str, where: str) -> type:
+    module_name, _, class_name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module_name), class_name)
+    except ModuleNotFoundError as error:
+        if error.name and not module_name.startswith(error.name):
+            raise  # the module is there, something that it imports is not
+        raise UserError(
+            f"{where}._target_={target}: there is no module {module_name}. If it belongs to a plugin, install the plugin "
+            "in this environment first."
+        ) from error
+    except (AttributeError, ValueError) as error:
+        raise UserError(f"{where}._target_={target}: {module_name or 'nothing'} holds no class {class_name}.") from error

@@ -1,0 +1,51 @@
+"""A source of unlabelled text: it yields documents of a language; the text step cleans, splits and keeps them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from xlt.config import setting
+from xlt.languages import Language, LanguageTable
+
+if TYPE_CHECKING:
+    from xlt.hub import Hub
+    from xlt.plan import Experiment
+    from xlt.steps.base import Step
+
+
+@dataclass(frozen=True)
+class Corpus(ABC):
+    """Fields that every source has.
+
+    Attributes:
+        name: label of the source in records and folder names.
+        max_bytes: training text beyond this many UTF-8 bytes is left out (Gurgurov et al. 2025: 1 GB).
+        validation_fraction: share of the documents kept for validation (Gurgurov et al. 2025: a tenth).
+        validation_max_bytes: cap of the validation text in bytes (ibid.: 200 MB).
+        deduplicate: keep only the first of equal documents.
+    """
+
+    name: str = setting("corpus", is_name=True, identity=False)
+    max_bytes: int = setting(1 << 30, at_least=1000)
+    validation_fraction: float = setting(0.1, above=0, at_most=0.5)
+    validation_max_bytes: int = setting(200_000_000, at_least=100)
+    deduplicate: bool = setting(True)
+
+    def draw(self, experiment: Experiment, language: Language) -> Step:
+        """This source's part of the graph: the step that makes the language's text."""
+        return experiment.text_step(self, language)
+
+    @abstractmethod
+    def revision(self, language: Language, languages: LanguageTable, hub: Hub) -> dict[str, Any]:
+        """What identifies the data behind `documents`.
+
+        Raises:
+            UserError: the source does not have the language, or cannot be reached.
+        """
+
+    @abstractmethod
+    def documents(self, language: Language, languages: LanguageTable, hub: Hub) -> Iterator[str]:
+        """The documents, in a fixed order, streamed."""

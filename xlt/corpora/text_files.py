@@ -1,0 +1,101 @@
+"""The user's own text: plain text (a document a line), JSON lines and Parquet, in files or folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xlt.config import setting
+from xlt.corpora.base import Corpus
+from xlt.errors import UserError, suggest
+from xlt.hub import Hub
+from xlt.languages import Language, LanguageTable
+
+_SUFFIXES = (".txt", ".jsonl", ".parquet")
+_TINY = 1000  # bytes: less cannot be split into training and validation text
+
+
+@dataclass(frozen=True)
+class TextFiles(Corpus):
+    """Files of one language.
+
+    Attributes:
+        path: a file, a folder (all .txt, .jsonl and .parquet files below it) or a list of these. `{lang}` in it stands
+            for the language's key, so that one setting serves a sweep over languages.
+        column: the field of JSON lines and Parquet rows that holds the text.
+    """
+
+    path: Any = setting("???", identity=False)
+    column: str = setting("text")
+
+    def verify(self, where: str) -> None:
+        """Called by the configuration check."""
+        if not self._paths() or not all(isinstance(path, str) and path for path in self._paths()):
+            raise UserError(f"{where}.path={self.path!r} has to be a file, a folder or a list of these.")
+
+    def revision(self, language: Language, languages: LanguageTable, hub: Hub) -> dict[str, Any]:
+        files = self._files(language)
+        size = sum(file.stat().st_size for file in files)
+        if size < _TINY:
+            raise UserError(
+                f"data.path={self._shown(language)} holds {size} bytes of text in {len(files)} files: too little to learn "
+                f"from (at least {_TINY} bytes, better some megabytes)."
+            )
+        return {"content": [hub.content([file], file.parent) for file in files]}
+
+    def documents(self, language: Language, languages: LanguageTable, hub: Hub) -> Iterator[str]:
+        for file in self._files(language):
+            yield from _read(file, self.column)
+
+    def _paths(self) -> list[str]:
+        return [self.path] if isinstance(self.path, str) else list(self.path or [])
+
+    def _shown(self, language: Language) -> str:
+        return ", ".join(path.replace("{lang}", language.key) for path in self._paths())
+
+    def _files(self, language: Language) -> list[Path]:
+        files: list[Path] = []
+        for name in self._paths():
+            path = Path(name.replace("{lang}", language.key)).expanduser()
+            if not path.exists():
+                near = path.parent.iterdir() if path.parent.is_dir() else []
+                raise UserError(f"data.path={path}: there is no such file or folder. {suggest(path.name, [p.name for p in near], 'names beside it')}")
+            found = sorted(p for p in path.rglob("*") if p.suffix in _SUFFIXES and p.is_file()) if path.is_dir() else [path]
+            if not found:
+                raise UserError(f"data.path={path} holds no {', '.join(_SUFFIXES)} files.")
+            if path.suffix not in _SUFFIXES and path.is_file():
+                raise UserError(f"data.path={path}: text is read from {', '.join(_SUFFIXES)} files, not from {path.suffix or 'files without an ending'}.")
+            files += found
+        return files
+
+
+def _read(file: Path, column: str) -> Iterator[str]:
+    if file.suffix == ".parquet":
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.ParquetFile(file)
+        _require(column, table.schema_arrow.names, file)
+        for batch in table.iter_batches(columns=[column]):
+            yield from (str(value or "") for value in batch.column(0).to_pylist())
+        return
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
+            if file.suffix == ".txt":
+                yield line
+                continue
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{file}, line {number} is not JSON ({error}). Each line has to be an object with a field {column}.") from error
+            _require(column, row if isinstance(row, dict) else [], file)
+            yield str(row[column] or "")
+
+
+def _require(column: str, found: Any, file: Path) -> None:
+    if column not in found:
+        raise UserError(f"{file} has no field {column} (data.column). {suggest(column, map(str, found), 'fields')}")

@@ -1,0 +1,249 @@
+"""An experiment: the checked configuration, and the graph of steps that its choices draw.
+
+Model, method, data source, transfer setting and task each draw their part (`draw`); they ask the experiment for the steps
+that theirs builds on. Everything that can be wrong with a configuration is found here, before any work starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from xlt.backbones.models import Model, PretrainedModel, ScratchModel
+from xlt.config import build, build_fields, setting
+from xlt.corpora.base import Corpus
+from xlt.errors import UserError, suggest
+from xlt.hub import Hub
+from xlt.languages import Language, LanguageTable, load_languages
+from xlt.methods.base import Method
+from xlt.steps.backbone import BackboneStep, PretrainedBackboneStep, ScratchBackboneStep, TokenizerStep
+from xlt.steps.base import Step
+from xlt.steps.evaluation import EvaluationStep
+from xlt.steps.examples import ExamplesStep
+from xlt.steps.language_module import LanguageModuleStep
+from xlt.steps.task_module import TaskModuleStep
+from xlt.steps.text import TextStep
+from xlt.steps.tokens import TokensStep
+from xlt.tasks.base import Task
+from xlt.training.settings import Training
+from xlt.training.tracking import Tracker
+from xlt.transfer import Transfer
+
+_COMPONENTS: dict[str, type] = {
+    "model": Model, "method": Method, "task_method": Method, "data": Corpus, "transfer": Transfer, "task": Task,
+    "train": Training, "tracker": Tracker,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where things are. None of it enters fingerprints.
+
+    Attributes:
+        outputs: everything that runs write.
+        store: the artifacts; `<outputs>/store` if None. Several users or machines may share one.
+        mirror: folder of local clones of hub repositories; the variable XLT_MIRROR if None.
+        languages: your own table of languages, a CSV file that extends the package's.
+    """
+
+    outputs: str = setting("outputs")
+    store: str | None = setting(None)
+    mirror: str | None = setting(None)
+    languages: str | None = setting(None)
+
+
+@dataclass(frozen=True)
+class LanguageSettings:
+    """Attributes: seed: of the text's split and the language module."""
+
+    seed: int = setting(0, at_least=0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The configuration's own scalars; its groups are built from the classes that they name.
+
+    Attributes:
+        lang: the target language, by any of its codes.
+        seed: of the task module: initialisation and data order.
+        reuse: `auto` makes what is missing, `force` makes everything anew, `only_cached` makes nothing.
+        plan: print the steps and stop.
+        debug: show tracebacks of mistakes.
+        device: `auto` takes a GPU if there is one.
+        threads: of the CPU; None leaves it to torch.
+    """
+
+    lang: str = setting("???")
+    seed: int = setting(0, at_least=0)
+    language: LanguageSettings = field(default_factory=LanguageSettings)
+    reuse: str = setting("auto", one_of=("auto", "force", "only_cached"))
+    plan: bool = setting(False)
+    debug: bool = setting(False)
+    device: str = setting("auto", one_of=("auto", "cpu", "cuda"))
+    threads: int | None = setting(None, at_least=1)
+    paths: Paths = field(default_factory=Paths)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A checked configuration. `Experiment.from_config` makes one; `evaluation` is the end of its graph."""
+
+    config: DictConfig
+    settings: Settings
+    model: Model
+    method: Method
+    task_method: Method
+    data: Corpus
+    transfer: Transfer
+    task: Task
+    train: Training
+    tracker: Tracker
+    languages: LanguageTable
+    hub: Hub
+
+    @classmethod
+    def from_config(cls, config: DictConfig, online: bool = True) -> Experiment:
+        """Check a composed configuration.
+
+        Args:
+            online: whether the network may be asked for revisions and model shapes.
+
+        Raises:
+            UserError: anything in it that cannot work.
+        """
+        unknown = [key for key in config if key not in _COMPONENTS and key not in _SCALARS]
+        if unknown:
+            raise UserError(f"{unknown[0]} is not a setting. {suggest(str(unknown[0]), [*_COMPONENTS, *_SCALARS], 'settings')}")
+        scalars = OmegaConf.masked_copy(config, [key for key in _SCALARS if key in config])
+        if OmegaConf.is_missing(scalars, "lang") or not scalars.get("lang"):
+            raise UserError("lang has no value: say which language the score is wanted for, for example lang=mt.")
+        settings = build_fields(Settings, scalars, "")
+        missing = [name for name in _COMPONENTS if name not in config]
+        if missing:
+            raise UserError(f"The configuration has no {missing[0]}.")
+        components = {name: build(config[name], name, expected) for name, expected in _COMPONENTS.items()}
+        mirror = settings.paths.mirror or os.environ.get("XLT_MIRROR") or None
+        store = store_folder(settings)
+        return cls(
+            config=config,
+            settings=settings,
+            languages=load_languages(settings.paths.languages),
+            hub=Hub(Path(mirror).expanduser() if mirror else None, store, online and not settings.plan),
+            **components,
+        )
+
+    @cached_property
+    def language(self) -> Language:
+        """The target language."""
+        return self.languages.find(self.settings.lang)
+
+    @cached_property
+    def evaluation(self) -> EvaluationStep:
+        """The end of the graph, drawn by the transfer setting."""
+        return self.transfer.draw(self)
+
+    def with_method(self, method: Method) -> Experiment:
+        """The same experiment with another language-module method."""
+        return dataclasses.replace(self, method=method)
+
+    # ---- the parts of the graph, as the components draw them
+
+    def backbone(self) -> BackboneStep:
+        """The model's part."""
+        return self._backbone
+
+    @cached_property
+    def _backbone(self) -> BackboneStep:
+        return self.model.draw(self)
+
+    def text(self, language: Language) -> Step:
+        """The data source's part."""
+        return self.data.draw(self, language)
+
+    def tokens(self, language: Language) -> TokensStep:
+        """The language's text under the backbone's tokenizer."""
+        backbone, training = self.backbone(), self.train.language
+        return TokensStep(backbone.tokenizer, self.text(language), training.layout, backbone.clip(training.length))
+
+    def language_module(self, language: Language) -> LanguageModuleStep | None:
+        """The method's part; None for a method without language modules."""
+        return self.method.draw(self, language)
+
+    def examples(self, language: Language) -> ExamplesStep:
+        """The task's part."""
+        return self.task.draw(self, language)
+
+    def task_module(self, language_module: LanguageModuleStep | None, examples: ExamplesStep) -> TaskModuleStep:
+        """A task module on top of a language module."""
+        return TaskModuleStep(
+            self.task_method, self.task, self.backbone(), language_module, examples, self.train.task, self.settings.seed
+        )
+
+    # ---- the steps themselves
+
+    def pretrained_backbone_step(self, model: PretrainedModel) -> PretrainedBackboneStep:
+        """A ready-made model, checked for an anatomy, weights and, if a language module is wanted, its head."""
+        source = self.hub.source(model.path, "model", model.revision)
+        step = PretrainedBackboneStep(model, source, self.hub)
+        _ = step.shape
+        step.check_weights(language_head=False)
+        return step
+
+    def scratch_backbone_step(self, model: ScratchModel) -> ScratchBackboneStep:
+        """A backbone pretrained on the text of the model's languages."""
+        texts = tuple(self.text(self.languages.find(code)) for code in model.languages)
+        longest = model.shape.get("max_position_embeddings", model.train.length)
+        length = min(model.train.length, longest)
+        tokenizer = TokenizerStep(model.label, texts, model.vocabulary_size, longest)
+        tokens = tuple(TokensStep(tokenizer, text, model.train.layout, length) for text in texts)
+        return ScratchBackboneStep(model, tokenizer, tokens)
+
+    def text_step(self, corpus: Corpus, language: Language) -> TextStep:
+        """The text of one language from one source."""
+        revision = corpus.revision(language, self.languages, self.hub)
+        return TextStep(corpus, language, revision, self.settings.language.seed)
+
+    def examples_step(self, task: Task, language: Language) -> ExamplesStep:
+        """The labelled examples of one language."""
+        return ExamplesStep(task, language, task.revision(language, self.languages, self.hub))
+
+    def evaluation_step(self, language: Language, task_module: TaskModuleStep, examples: ExamplesStep) -> EvaluationStep:
+        """The score of a task module on a language's test examples."""
+        return EvaluationStep(language, task_module, examples)
+
+    def language_module_step(self, method: Method, language: Language, tokens: list[Step]) -> LanguageModuleStep:
+        """A module trained on tokens by the backbone's pretraining objective."""
+        backbone = self.backbone()
+        if isinstance(backbone, PretrainedBackboneStep):
+            backbone.check_weights(language_head=True)
+        return LanguageModuleStep(
+            method, language, backbone, tuple(tokens), self.train.language, self.settings.language.seed
+        )
+
+
+def store_folder(settings: Settings) -> Path:
+    """Where the artifacts of an experiment are."""
+    paths = settings.paths
+    return Path(paths.store or Path(paths.outputs) / "store").expanduser().absolute()
+
+
+def choose_device(settings: Settings) -> torch.device:
+    """The device that the settings ask for.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if settings.device == "cuda" and not available:
+        raise UserError("device=cuda, but torch finds no GPU here. Use device=cpu (train=quick is made for it) or a machine with one.")
+    return torch.device("cuda" if available and settings.device != "cpu" else "cpu")
+
+
+_SCALARS = tuple(setting_field.name for setting_field in dataclasses.fields(Settings))

@@ -1,0 +1,304 @@
+"""Where hub ids are served from: a mirror of local clones, the cache, or the network; and in which revision.
+
+A local folder and a mirror (`paths.mirror` or XLT_MIRROR: `<mirror>/<org>/<name>`) are identified by the hash of their
+content, the hub by a commit: the one pinned in the configuration, else the one in the cache, else the one that this
+store resolved first (`revisions.json`), else the newest. Nothing here loads remote code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from xlt.errors import UserError, suggest
+from xlt.store import hash_file, write_durably
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w-]*(\.[\w-]+)*/[A-Za-z0-9][\w-]*(\.[\w-]+)*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_MODEL_FILES = (
+    *_WEIGHTS, "config.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json",
+    "added_tokens.json", "model.safetensors.index.json", "pytorch_model.bin.index.json", "generation_config.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a name stands for: a local folder, or a hub repository in one revision.
+
+    Attributes:
+        name: as the user wrote it.
+        folder: where it lies; None for the hub itself.
+        revision: the hub's commit; None for local folders, and for commits that only the network knows.
+    """
+
+    name: str
+    folder: Path | None
+    revision: str | None
+
+
+class Hub:
+    """Access to models and data sets by id.
+
+    Args:
+        mirror: folder of local clones, or None.
+        memory: folder in which resolved commits and file hashes are remembered.
+        online: whether the network may be asked (planning does not).
+    """
+
+    def __init__(self, mirror: Path | None, memory: Path, online: bool = True) -> None:
+        if mirror is not None and not mirror.is_dir():
+            raise UserError(
+                f"paths.mirror={mirror}: there is no such folder. A mirror holds local clones as <mirror>/<org>/<name>; make "
+                "one with `hf download <id> --local-dir <mirror>/<id>` (data sets: --repo-type dataset)."
+            )
+        self.mirror = mirror
+        self.online = online
+        self._revisions = _Memory(memory / "revisions.json")
+        self._hashes = _Memory(memory / "hashes.json")
+
+    def source(self, name: str, kind: str, revision: str | None = None) -> Source:
+        """What `name` stands for.
+
+        Args:
+            kind: `model` or `dataset`.
+            revision: a branch, tag or commit of the hub; ignored for local folders.
+
+        Raises:
+            UserError: neither an existing folder nor a hub id; or the network is needed and not there.
+        """
+        if Path(name).expanduser().is_dir() and (kind == "model" or not _HUB_ID.fullmatch(name)):
+            return Source(name, Path(name).expanduser(), None)
+        if not _HUB_ID.fullmatch(name):
+            raise UserError(
+                f"{name!r} is neither a folder here nor a {kind} id of the hub, which reads «organisation/name»."
+            )
+        if self.mirror is not None and (self.mirror / name).is_dir():
+            return Source(name, self.mirror / name, None)
+        return Source(name, None, self._commit(name, kind, revision))
+
+    def content(self, files: Iterable[Path], root: Path) -> str:
+        """SHA-256 over the names, relative to `root`, and the contents of files."""
+        digest = hashlib.sha256()
+        for file in sorted(files):
+            status = file.stat()
+            key = f"{file.absolute()} {status.st_size} {status.st_mtime_ns}"
+            value = self._hashes.get(key) or self._hashes.put(key, hash_file(file))
+            digest.update(f"{file.relative_to(root).as_posix()} {value}\n".encode())
+        return digest.hexdigest()
+
+    # ---- models
+
+    def model_identity(self, source: Source) -> dict[str, str | None]:
+        """What of a model enters fingerprints: the content of its files, or hub id and commit."""
+        if source.folder is None:
+            return {"id": source.name, "revision": source.revision}
+        return {"content": self.content(model_files(source.folder), source.folder)}
+
+    def model_config(self, source: Source) -> dict[str, Any] | None:
+        """The model's config.json; None where it lies on the hub, is not cached and the network may not be asked."""
+        if source.folder is not None:
+            path = source.folder / "config.json"
+            if not path.is_file():
+                raise UserError(
+                    f"model.path={source.name} holds no config.json: it is not a model folder as `save_pretrained` writes it."
+                )
+        else:
+            found = self._fetch(source, "model", ["config.json"])
+            if found is None:
+                return None
+            path = found / "config.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is not valid JSON ({error}); fetch the model again.") from error
+
+    def weight_names(self, source: Source) -> set[str] | None:
+        """The names of a model's tensors, read from headers alone; None for a model that is not on this machine and for
+        weights that are not safetensors.
+
+        Raises:
+            UserError: a folder without weights.
+        """
+        if source.folder is None:
+            return None
+        if not any(file for pattern in _WEIGHTS for file in source.folder.glob(pattern)):
+            raise UserError(
+                f"model.path={source.name} holds no weights (model.safetensors or pytorch_model.bin). If the folder is a "
+                "clone, its large files may be missing: `git lfs pull`, or `hf download` the model again."
+            )
+        names: set[str] = set()
+        for file in source.folder.glob("*.safetensors"):
+            with file.open("rb") as opened:
+                length = int.from_bytes(opened.read(8), "little")
+                try:
+                    names |= json.loads(opened.read(min(length, 100 << 20))).keys() - {"__metadata__"}
+                except ValueError as error:
+                    raise UserError(f"{file} is not a safetensors file, or a damaged one: fetch it again.") from error
+        return names or None
+
+    def model_folder(self, source: Source) -> Path:
+        """The folder with the model's files, downloaded if need be."""
+        return source.folder or self._fetch(source, "model", list(_MODEL_FILES))
+
+    # ---- data sets
+
+    def dataset_identity(self, source: Source, config: str | None, files: str | None = None) -> dict[str, str | None]:
+        """What of one configuration of a data set enters fingerprints."""
+        if source.folder is None:
+            return {"id": source.name, "config": config, "revision": source.revision}
+        paths = [Path(path) for split in self._builder(source, config, files).config.data_files.values() for path in split]
+        return {"id": source.name, "config": config, "content": self.content(paths, source.folder)}
+
+    def check_dataset_config(self, source: Source, config: str) -> None:
+        """Refuse a configuration that a local clone does not have (the hub's are known only when asked)."""
+        if source.folder is not None:
+            self._builder(source, config)
+
+    def rows(
+        self, source: Source, config: str | None, split: str, files: str | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """The rows of one split, streamed.
+
+        Args:
+            files: a pattern of data files inside the repository, for repositories whose configurations do not say.
+        """
+        import datasets
+
+        builder = self._builder(source, config, files)
+        declared = builder.config.data_files
+        if declared is not None and split not in declared:
+            raise UserError(f"{source.name} ({config}) has no split {split}. {suggest(split, declared, 'splits')}")
+        try:
+            yield from builder.as_streaming_dataset(split=split)
+        except (OSError, datasets.exceptions.DatasetsError) as error:
+            raise _hub_error(error, source.name, "dataset", self.mirror) or error from error
+
+    def _builder(self, source: Source, config: str | None, files: str | None = None) -> Any:
+        if source.folder is None:
+            self._commit(source.name, "dataset", source.revision)  # fails at once where the network is missing
+        return _dataset_builder(source, config, files, self.mirror)
+
+    # ---- inside
+
+    def _commit(self, name: str, kind: str, revision: str | None) -> str | None:
+        if revision and _COMMIT.fullmatch(revision):
+            return revision
+        import huggingface_hub
+
+        marker = "config.json" if kind == "model" else "README.md"
+        cached = huggingface_hub.try_to_load_from_cache(name, marker, repo_type=kind, revision=revision)
+        if isinstance(cached, str):
+            return Path(cached).parent.name
+        key = f"{kind} {name} {revision or 'main'}"
+        remembered = self._revisions.get(key)
+        if remembered or not self.online:
+            return remembered
+        try:
+            return self._revisions.put(key, huggingface_hub.HfApi().repo_info(name, repo_type=kind, revision=revision).sha)
+        except Exception as error:
+            raise _hub_error(error, name, kind, self.mirror) or error from error
+
+    def _fetch(self, source: Source, kind: str, patterns: list[str]) -> Path | None:
+        import huggingface_hub
+
+        try:
+            folder = huggingface_hub.snapshot_download(
+                source.name, repo_type=kind, revision=source.revision, allow_patterns=patterns, local_files_only=not self.online
+            )
+        except huggingface_hub.errors.LocalEntryNotFoundError as error:
+            if not self.online:
+                return None
+            raise _hub_error(error, source.name, kind, self.mirror) or error from error
+        except Exception as error:
+            raise _hub_error(error, source.name, kind, self.mirror) or error from error
+        return Path(folder) if any(Path(folder).glob(patterns[0])) or len(patterns) > 1 else None
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a model folder that determine what the model computes."""
+    return sorted({file for pattern in _MODEL_FILES for file in folder.glob(pattern) if file.is_file()})
+
+
+@cache
+def _dataset_builder(source: Source, config: str | None, files: str | None, mirror: Path | None) -> Any:
+    import datasets
+
+    location = str(source.folder) if source.folder else source.name
+    try:
+        return datasets.load_dataset_builder(location, config, data_files=files, revision=source.revision)
+    except ValueError as error:
+        available = re.search(r"Available: \[(.*)\]", str(error), re.DOTALL)
+        if available is None:
+            raise
+        names = re.findall(r"'([^']+)'", available[1])
+        where = f"its clone in {source.folder}" if source.folder else "the hub"
+        raise UserError(f"{source.name} has no configuration {config} in {where}. {suggest(str(config), names, 'configurations')}") from error
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+        raise UserError(
+            f"{source.name} is distributed with a loading script, which is never run here. Use its parquet export "
+            "(revision refs/convert/parquet) or another copy of the data."
+        ) from error
+    except Exception as error:
+        raise _hub_error(error, source.name, "dataset", mirror) or error from error
+
+
+def _hub_error(error: Exception, name: str, kind: str, mirror: Path | None) -> UserError | None:
+    """The paragraph for a failure of the hub; None for what is not such a failure."""
+    from huggingface_hub import errors
+
+    kind_option = "" if kind == "model" else " --repo-type dataset"
+    page = f"https://huggingface.co/{'' if kind == 'model' else 'datasets/'}{name}"
+    if isinstance(error, errors.GatedRepoError) or "gated" in str(error).lower():
+        return UserError(
+            f"{name} is gated: its owner wants its terms accepted. Open {page}, accept them while logged in, make a token at "
+            "https://huggingface.co/settings/tokens, and give it to `hf auth login` (or set HF_TOKEN); then run this again."
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return UserError(f"{name} has no such revision; {page}/commits/main lists them.")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return UserError(
+            f"The hub has no {kind} {name}, or it is private. Check the spelling at {page}; for a private one, `hf auth login`."
+        )
+    network_errors = ("ConnectError", "ConnectionError", "LocalEntryNotFoundError", "OfflineModeIsEnabled", "TimeoutException")
+    if any(base.__name__ in network_errors for base in type(error).__mro__):
+        looked = f"The mirror {mirror} does not have it, and the" if mirror else "The"
+        return UserError(
+            f"{name} is needed from the hub. {looked} hub cannot be reached from here. On a machine with network run "
+            f"`hf download {name}{kind_option} --local-dir MIRROR/{name}`, copy the folder MIRROR here, and set "
+            "paths.mirror=MIRROR (or the variable XLT_MIRROR). Without network xlt works with local folders "
+            "(model=hf model.path=FOLDER, data=text data.path=FOLDER), with the mirror, and with what is already in the "
+            "cache or the store."
+        )
+    return None
+
+
+class _Memory:
+    """A small dictionary of strings in a JSON file, shared by processes; losing an entry costs only time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._entries: dict[str, str] = self._read()
+
+    def get(self, key: str) -> str | None:
+        return self._entries.get(key)
+
+    def put(self, key: str, value: str) -> str:
+        self._entries = {**self._read(), **self._entries, key: value}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(self._path, json.dumps(self._entries, indent=1).encode())
+        return value
+
+    def _read(self) -> dict[str, str]:
+        try:
+            return json.loads(self._path.read_text())
+        except (OSError, ValueError):
+            return {}

@@ -1,0 +1,79 @@
+"""What every adaptation method is, and the life of its modules.
+
+A method is a dataclass, one choice of `method=`. It makes *modules*: `create` attaches a new one to a backbone, `load` a
+stored one; then the backbone runs with it. `parameters` are what training changes, `save` writes the module in the
+field's format, and `detach` leaves the backbone bit for bit as it was. Modules are stacked in the order in which they
+are attached: the language module first, the task module on top.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from xlt.backbones.backbone import Backbone
+from xlt.config import setting
+from xlt.languages import Language
+
+if TYPE_CHECKING:
+    from xlt.plan import Experiment
+    from xlt.steps.base import Step
+
+
+class Module(ABC):
+    """A language or task module attached to a backbone."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        backbone.modules.append(self)
+
+    @abstractmethod
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What training changes, by name. They require gradients until `freeze`."""
+
+    def freeze(self) -> None:
+        """Keep the module as it is while others are trained on top of it."""
+        for parameter in self.parameters().values():
+            parameter.requires_grad_(False)
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the module into an existing folder, in the field's format."""
+
+    def detach(self) -> None:
+        """Take the module off its backbone, which is then what it was before. The last one attached goes first."""
+        if self.backbone.modules[-1] is not self:
+            raise ValueError("modules are detached in the reverse order of their attachment")
+        self.backbone.modules.pop()
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """One way of adapting a backbone.
+
+    Attributes:
+        name: label of the method in records and folder names.
+    """
+
+    name: str = setting("method", is_name=True, identity=False)
+
+    def draw(self, experiment: Experiment, language: Language) -> Step | None:
+        """This method's part of the graph: the step that makes the language's module, or None if there is none."""
+        return experiment.language_module_step(self, language, [experiment.tokens(language)])
+
+    @abstractmethod
+    def create(self, backbone: Backbone, generator: torch.Generator, language_head: bool = False) -> Module:
+        """Attach a new module, initialised from `generator` (nothing is drawn on the meta device).
+
+        Args:
+            language_head: the module is about to be trained through the language head.
+        """
+
+    @abstractmethod
+    def load(self, backbone: Backbone, folder: Path) -> Module:
+        """Attach the module that `save` wrote into `folder`, frozen."""

@@ -1,0 +1,230 @@
+"""From a configuration to a score: plan, make what is missing, write the record down, say where it is."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from xlt.errors import UserError
+from xlt.experiment import Experiment, choose_device, store_folder
+from xlt.methods.none import NoAdaptation
+from xlt.plan import Plan, find
+from xlt.provenance import Meter, surroundings
+from xlt.steps.audit import flops_per_second
+from xlt.steps.base import Runtime, Step, Workbench
+from xlt.steps.evaluation import PREDICTIONS, RECORD
+from xlt.store import Artifact, Store, write_durably
+
+log = logging.getLogger("xlt")
+
+
+class Record(Mapping[str, Any]):
+    """What `result.json` holds, with where it lies.
+
+    Attributes:
+        path: the copy in the run's folder.
+        predictions_path: the per-example predictions, in the store.
+    """
+
+    def __init__(self, content: Mapping[str, Any], path: Path, predictions_path: Path) -> None:
+        self._content = content
+        self.path = path
+        self.predictions_path = predictions_path
+
+    def __getitem__(self, key: str) -> Any:
+        return self._content[key]
+
+    def __iter__(self):
+        return iter(self._content)
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def __repr__(self) -> str:
+        return f"Record({score_line(self)}; {self.path})"
+
+
+@dataclass
+class Session:
+    """Makes the artifacts of an experiment's steps, each at most once.
+
+    Attributes:
+        reuse: `auto`, `force` or `only_cached`.
+        runtime: the machine side.
+    """
+
+    store: Store
+    reuse: str
+    runtime: Runtime
+    _made: dict[str, Artifact] = field(default_factory=dict)
+
+    def realise(self, step: Step) -> Artifact:
+        """The step's artifact: from the store, or built now with everything under it that is missing.
+
+        Raises:
+            UserError: it is missing and `reuse=only_cached`.
+        """
+        if step.fingerprint not in self._made:
+            self._made[step.fingerprint] = step.locate() if step.external else self._look_up_or_build(step)
+        return self._made[step.fingerprint]
+
+    def _look_up_or_build(self, step: Step) -> Artifact:
+        what = f"{step.kind} {step.label}"
+        if self.reuse != "force" and find(step, self.store):
+            artifact = self._get(step, what)
+            if artifact is not None:
+                return artifact
+        if self.reuse == "only_cached":
+            raise UserError(
+                f"reuse=only_cached, but the store has no {what} ({self.store.explain_miss(step.kind, step.payload)}). "
+                "Run the same with reuse=auto to make it."
+            )
+        inputs = {role: self.realise(inner) for role, inner in step.inputs().items()}
+        with self.store.lock(step.fingerprint, what):
+            artifact = None if self.reuse == "force" else self.store.get(step.kind, step.label, step.fingerprint)
+            if artifact is not None:
+                log.info("reusing %s, which another process made", what)
+                return artifact
+            verb = "making anew" if self.reuse == "force" else "making"
+            log.info("%s %s (%s)", verb, what, self.store.explain_miss(step.kind, step.payload))
+            with self.store.build(step.kind, step.label, step.payload) as (work, notes):
+                meter = Meter(self.runtime.device)
+                step.build(Workbench(inputs, work.folder, work.checkpoint, self.runtime, notes["summary"]))
+                notes["provenance"].update(surroundings(self.runtime.device), **meter.read())
+            return self.store.get(step.kind, step.label, step.fingerprint)
+
+    def _get(self, step: Step, what: str) -> Artifact | None:
+        with self.store.lock(step.fingerprint, what):
+            artifact = self.store.get(step.kind, step.label, step.fingerprint)
+        if artifact is not None:
+            log.info("reusing %s", what)
+        return artifact
+
+
+def run_config(config: DictConfig, folder: Path, overrides: list[str]) -> Record | None:
+    """Do what a composed configuration asks for: print the plan, or run it.
+
+    Args:
+        folder: where `result.json` goes.
+        overrides: what the user typed, to say how to repeat it.
+
+    Returns:
+        The record; None after printing a plan.
+    """
+    experiment = Experiment.from_config(config)
+    settings = experiment.settings
+    store = Store(store_folder(settings), say=log.warning)
+    if settings.plan:
+        print(Plan([experiment], store).show(flops_per_second(torch.device("cpu"))))
+        return None
+    return run_experiment(experiment, store, folder, overrides)
+
+
+def run_experiment(experiment: Experiment, store: Store, folder: Path, overrides: list[str]) -> Record:
+    """Make everything that an experiment needs, and copy its record into `folder`."""
+    settings = experiment.settings
+    experiment.tracker.check()
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    goal = experiment.evaluation
+    store.check_writable()
+    _check_folder(folder)
+    device = choose_device(settings)
+    runtime = runtime_of(experiment, device, overrides)
+    session = Session(store, settings.reuse, runtime)
+    if find(goal, store) is None or settings.reuse == "force":
+        log.info(Plan([experiment], store).totals(runtime.flops_per_second))
+    artifact = session.realise(goal)
+    content = json.loads((artifact.folder / RECORD).read_text(encoding="utf-8"))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / RECORD
+    write_durably(path, (artifact.folder / RECORD).read_bytes())
+    write_durably(folder / "config.yaml", OmegaConf.to_yaml(experiment.config, resolve=True).encode())
+    return Record(content, path, artifact.folder / PREDICTIONS)
+
+
+def runtime_of(experiment: Experiment, device: torch.device, overrides: list[str]) -> Runtime:
+    """The machine side of an experiment."""
+    _quieten_libraries()
+    return Runtime(
+        device, flops_per_second(device), experiment.hub, experiment.languages, experiment.tracker, command(overrides),
+        record=_story(experiment),
+    )  # fmt: skip
+
+
+def closing_lines(record: Record, experiment: Experiment, store: Store, overrides: list[str]) -> str:
+    """What the screen shows last: the score with its interval, the baseline, and where the record is."""
+    lines = [f"score     {score_line(record)}"]
+    if record["method"] is not None:
+        baseline = find(experiment.with_method(NoAdaptation(name="none")).evaluation, store)
+        if baseline is not None:
+            content = json.loads((baseline.folder / RECORD).read_text(encoding="utf-8"))
+            lines.append(f"baseline  {score_line(content)}")
+        else:
+            others = [text for text in overrides if not text.startswith(("method=", "method.", "reuse="))]
+            lines.append(f"baseline  not in the store yet: {command(['method=none', *others])}")
+    lines.append(f"record    {record.path}")
+    return "\n".join(lines)
+
+
+def score_line(record: Mapping[str, Any]) -> str:
+    """`sib200 mt seq_bn_inv: macro_f1 0.512 [0.443, 0.581], accuracy …, 204 test examples`."""
+    main = record["metric"]
+    names = [main, *(name for name in record["metrics"] if name != main)]
+    scores = []
+    for name in names:
+        low, high = record["intervals"][name]
+        scores.append(f"{name} {record['metrics'][name]:.3f} [{low:.3f}, {high:.3f}]")
+    method = record["method"] or "none"
+    return f"{record['task']} {record['lang']} {method}: {', '.join(scores)}, {record['test_size']} test examples"
+
+
+def command(overrides: list[str]) -> str:
+    """What to type to run the same again."""
+    program = "python run.py" if Path(sys.argv[0]).name == "run.py" else "xlt"
+    return shlex.join([*program.split(), *overrides])
+
+
+def _story(experiment: Experiment) -> dict[str, Any]:
+    """The fields of the record that the configuration determines; axes that are not used are None."""
+    module = experiment.evaluation.task_module.language_module
+    settings = experiment.settings
+    return {
+        "model": experiment.model.label,
+        "method": experiment.method.name if module else None,
+        "task_method": experiment.task_method.name,
+        "data": experiment.data.name if module else None,
+        "lang": experiment.language.key,
+        "task": experiment.task.name,
+        "transfer": experiment.transfer.name,
+        "seed": settings.seed,
+        "language_seed": settings.language.seed if module else None,
+        "store": str(store_folder(settings)),
+        "config": OmegaConf.to_container(experiment.config, resolve=True),
+    }
+
+
+def _quieten_libraries() -> None:
+    """What other libraries say while they load is no news: missing weights and the like are errors of ours."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def _check_folder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".probe"
+    probe.write_bytes(b"")
+    probe.unlink()

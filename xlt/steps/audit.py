@@ -1,0 +1,141 @@
+"""What training is about to cost and to change: estimated for the plan, said before step 1."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from xlt.backbones.backbone import Backbone
+from xlt.methods.base import Method
+from xlt.steps.base import Estimate, Runtime
+from xlt.training.settings import LoopSettings
+
+if TYPE_CHECKING:
+    from xlt.steps.backbone import BackboneStep
+
+log = logging.getLogger("xlt")
+
+_EFFICIENCY = 0.5  # of the matmul rate that a training step reaches; a rough figure
+_PREDICTED = 0.15  # share of the tokens that a masked language model's head sees
+_HOPELESS_SECONDS = 24 * 3600
+_UNKNOWN_EXAMPLES = 1000  # assumed while a task's examples have not been read
+
+
+def estimate_training(
+    backbone: BackboneStep,
+    count: Callable[[Backbone], int] | None,
+    settings: LoopSettings,
+    examples: int | None,
+    tokens_per_example: float,
+    language_head: bool,
+) -> Estimate:
+    """Tokens, FLOPs and trainable parameters of a loop, from the backbone's shape alone.
+
+    Args:
+        count: trainable parameters of a module attached to a backbone; None trains the whole backbone.
+        examples: training examples, where known.
+        tokens_per_example: on average, or the cap.
+    """
+    if backbone.shape is None:
+        return Estimate()
+    empty = _without_weights(json.dumps(backbone.shape), backbone.model.anatomy)
+    trainable = count(empty) if count else sum(parameter.numel() for parameter in empty.model.parameters())
+    steps = settings.total_steps(examples or _UNKNOWN_EXAMPLES)
+    tokens = steps * settings.batch_size * tokens_per_example
+    return Estimate(tokens, tokens * _flops_per_token(empty, trainable, tokens_per_example, language_head), trainable)
+
+
+def announce(
+    title: str,
+    backbone: Backbone,
+    parameters: Mapping[str, nn.Parameter],
+    settings: LoopSettings,
+    examples: int,
+    tokens_per_example: float,
+    runtime: Runtime,
+    language_head: bool,
+) -> None:
+    """Say before step 1 what is trainable and how long it will take; warn where that is hopeless on this machine."""
+    trainable = sum(parameter.numel() for parameter in parameters.values())
+    chosen = {id(parameter) for parameter in parameters.values()}
+    stray = [name for name, parameter in backbone.model.named_parameters() if parameter.requires_grad and id(parameter) not in chosen]
+    if stray:
+        raise AssertionError(f"{title}: parameters that nobody declared would be trained: {stray[:3]}")
+    frozen = sum(parameter.numel() for parameter in backbone.model.parameters() if id(parameter) not in chosen)
+    steps = settings.total_steps(examples)
+    tokens = steps * settings.batch_size * tokens_per_example
+    flops = tokens * _flops_per_token(backbone, trainable, tokens_per_example, language_head)
+    seconds = training_seconds(flops, runtime.flops_per_second)
+    log.info(
+        "%s: training %s parameters (%.2f %%), %s frozen, on %s; %s examples, %s steps of %d, %s; estimated time %s",
+        title, f"{trainable:,}", 100 * trainable / (trainable + frozen), f"{frozen:,}", runtime.device, f"{examples:,}",
+        f"{steps:,}", settings.batch_size, settings.precision, readable_time(seconds),
+    )  # fmt: skip
+    if seconds > _HOPELESS_SECONDS:
+        log.warning(
+            "%s: about %s on this machine (%s). Hints: train=quick takes minutes on a CPU; train.language.loop.steps=N shortens "
+            "it; a GPU (device=cuda) with precision=bf16 is 50 to 500 times as fast.",
+            title, readable_time(seconds), runtime.device,
+        )  # fmt: skip
+
+
+def count_trainable(method: Method, backbone: Backbone, language_head: bool = True) -> int:
+    """Trainable parameters of a module of `method`, which is attached to the backbone and detached again."""
+    with torch.device("meta"):
+        module = method.create(backbone, torch.Generator(), language_head)
+    count = sum(parameter.numel() for parameter in module.parameters().values())
+    module.detach()
+    return count
+
+
+def training_seconds(flops: float, flops_per_second: float) -> float:
+    """Estimated time of training on a machine with this matmul rate."""
+    return flops / (flops_per_second * _EFFICIENCY)
+
+
+@lru_cache
+def flops_per_second(device: torch.device) -> float:
+    """What a large matrix product reaches on the device, measured for a twentieth of a second."""
+    size = 768 if device.type == "cpu" else 4096
+    matrix = torch.ones(size, size, device=device)
+    (matrix @ matrix).sum().item()
+    started, products = time.perf_counter(), 0
+    while time.perf_counter() - started < 0.05:
+        product = matrix @ matrix
+        products += 1
+        if device.type != "cpu":
+            torch.cuda.synchronize(device)
+    del product
+    return 2 * size**3 * products / (time.perf_counter() - started)
+
+
+def readable_time(seconds: float) -> str:
+    """`90` → `1.5 min`."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _flops_per_token(backbone: Backbone, trainable: int, length: float, language_head: bool) -> float:
+    """2 FLOPs a weight of the layers forward, plus attention's 4 · length · hidden a layer, plus the language head where it
+    predicts; backward the same again through frozen weights, and once more for those that are trained."""
+    config = backbone.config
+    layers = sum(parameter.numel() for parameter in backbone.layers.parameters())
+    forward = 2 * layers + 4 * length * config.hidden_size * len(backbone.layers)
+    if language_head:
+        predicted = _PREDICTED if backbone.anatomy.objective == "masked" else 1.0
+        forward += predicted * 2 * config.hidden_size * config.vocab_size
+    return 2 * forward + 2 * min(trainable, layers)
+
+
+@lru_cache(maxsize=64)
+def _without_weights(shape: str, anatomy: str | None) -> Backbone:
+    return Backbone.from_shape(json.loads(shape), anatomy, language_head=True)

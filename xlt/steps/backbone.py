@@ -1,0 +1,194 @@
+"""Backbone: a ready-made model, or one pretrained from text by the steps of this file."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from xlt.backbones.anatomy import anatomy_of
+from xlt.backbones.backbone import Backbone, config_from_shape, longest_input
+from xlt.backbones.models import PretrainedModel, ScratchModel
+from xlt.config import identity
+from xlt.errors import UserError
+from xlt.hub import Hub, Source
+from xlt.random import derive_seed
+from xlt.steps.base import Estimate, Step, Workbench
+from xlt.steps.text import read_documents
+from xlt.store import Artifact
+
+_SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+
+
+@dataclass(frozen=True)
+class BackboneStep(Step):
+    """What other steps ask of a backbone, whatever it comes from."""
+
+    kind: ClassVar[str] = "backbone"
+
+    model: Any
+
+    @property
+    def label(self) -> str:
+        return self.model.label
+
+    @cached_property
+    @abstractmethod
+    def shape(self) -> dict[str, Any] | None:
+        """`model_type` and sizes, as in config.json; None where they cannot be known yet."""
+
+    @property
+    def tokenizer(self) -> Step:
+        """The step whose artifact holds the tokenizer."""
+        return self
+
+    def open(self, artifact: Artifact, language_head: bool = False) -> Backbone:
+        """Load the backbone from its artifact."""
+        return Backbone.open(artifact.folder, self.model.anatomy, language_head)
+
+    def clip(self, length: int) -> int:
+        """`length`, or the longest input that the model takes if that is less."""
+        return length if self.shape is None else min(length, longest_input(self.shape))
+
+
+@dataclass(frozen=True)
+class PretrainedBackboneStep(BackboneStep):
+    """A model made elsewhere: located and, from the hub, downloaded; not kept in the store."""
+
+    external: ClassVar[bool] = True
+
+    model: PretrainedModel
+    source: Source
+    hub: Hub
+
+    def fields(self) -> dict[str, Any]:
+        return {"model": self.hub.model_identity(self.source), "anatomy": self.model.anatomy}
+
+    @cached_property
+    def shape(self) -> dict[str, Any] | None:
+        found = self.hub.model_config(self.source) or (dict(self.model.shape) if self.model.shape else None)
+        if found is None:
+            return None
+        if not isinstance(found.get("model_type"), str):
+            raise UserError(f"The config.json of model.path={self.source.name} names no model_type: xlt reads transformers models.")
+        anatomy_of(found["model_type"].replace("-", "_"), self.model.anatomy)
+        return found
+
+    def check_weights(self, language_head: bool) -> None:
+        """Refuse a folder without weights, or without the pretraining head where that is needed.
+
+        Raises:
+            UserError: with what is missing.
+        """
+        names = self.hub.weight_names(self.source)
+        if not names or not language_head or self.shape is None:
+            return
+        anatomy = anatomy_of(self.shape["model_type"].replace("-", "_"), self.model.anatomy)
+        head = anatomy.language_head.split(".")[0]
+        if anatomy.objective == "masked" and not any(name.startswith(f"{head}.") for name in names):
+            raise UserError(
+                f"model.path={self.source.name} has no masked-language-model head ({head}.*), which a language module is "
+                "trained through. Use a checkpoint with that head, or method=none, which needs none."
+            )
+
+    def locate(self) -> Artifact:
+        """The model's folder as an artifact."""
+        manifest = {"kind": self.kind, "label": self.label, "fingerprint": self.fingerprint, "payload": self.payload,
+                    "files": {}, "summary": {}, "provenance": {}}  # fmt: skip
+        return Artifact(self.hub.model_folder(self.source), manifest)
+
+    def build(self, bench: Workbench) -> None:
+        """Never called: external steps are located."""
+        raise AssertionError("an external step is not built")
+
+
+@dataclass(frozen=True)
+class TokenizerStep(Step):
+    """Learns word pieces (Wu et al. 2016; cased, NFC) from the text of several languages, each weighing by its size."""
+
+    kind: ClassVar[str] = "tokenizer"
+
+    name: str
+    texts: tuple[Step, ...]
+    vocabulary_size: int
+    longest: int
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+    def fields(self) -> dict[str, Any]:
+        return {"vocabulary_size": self.vocabulary_size, "longest": self.longest}
+
+    def inputs(self) -> dict[str, Step]:
+        return {f"text_{step.language.key}": step for step in self.texts}
+
+    def build(self, bench: Workbench) -> None:
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.NFC()
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+        specials = list(_SPECIAL_TOKENS.values())
+        trainer = trainers.WordPieceTrainer(vocab_size=self.vocabulary_size, special_tokens=specials, show_progress=False)
+        texts = (document for role in self.inputs() for document in read_documents(bench.inputs[role].folder, "train"))
+        tokenizer.train_from_iterator(texts, trainer)
+        begin, end = ("[CLS]", tokenizer.token_to_id("[CLS]")), ("[SEP]", tokenizer.token_to_id("[SEP]"))
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[begin, end]
+        )
+        wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=self.longest, **_SPECIAL_TOKENS)
+        wrapped.save_pretrained(bench.folder)
+        bench.summary["vocabulary"] = len(wrapped)
+
+
+@dataclass(frozen=True)
+class ScratchBackboneStep(BackboneStep):
+    """Pretrains a small backbone with its own tokenizer. Files: as `save_pretrained` writes them, `training.json`."""
+
+    model: ScratchModel
+    tokenizer_step: TokenizerStep
+    tokens: tuple[Step, ...]
+
+    @property
+    def tokenizer(self) -> Step:
+        return self.tokenizer_step
+
+    @cached_property
+    def shape(self) -> dict[str, Any]:
+        return {**self.model.shape, "vocab_size": self.model.vocabulary_size}
+
+    def fields(self) -> dict[str, Any]:
+        return {"model": {key: value for key, value in identity(self.model).items() if key != "languages"}}
+
+    def inputs(self) -> dict[str, Step]:
+        return {"tokenizer": self.tokenizer_step, **{f"tokens_{step.text.language.key}": step for step in self.tokens}}
+
+    def build(self, bench: Workbench) -> None:
+        from xlt.backbones.backbone import load_tokenizer
+        from xlt.steps.language_module import train_language_model
+
+        tokenizer = load_tokenizer(bench.inputs["tokenizer"].folder)
+        config = config_from_shape({**self.shape, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id})
+        parts = anatomy_of(config.model_type.replace("-", "_"), self.model.anatomy)
+        seed = derive_seed(self.model.seed, "backbone")
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = Backbone.new(config, parts)
+        backbone = Backbone(model, tokenizer, parts)
+        model.requires_grad_(True)
+        model.to(bench.runtime.device)
+        folders = [bench.inputs[role].folder for role in self.inputs() if role != "tokenizer"]
+        train_language_model(backbone, dict(model.named_parameters()), folders, self.model.train, seed, bench, self.label)
+        model.save_pretrained(bench.folder)
+        tokenizer.save_pretrained(bench.folder)
+
+    def estimate(self) -> Estimate:
+        from xlt.steps.audit import estimate_training
+
+        train = self.model.train
+        return estimate_training(self, None, train.loop, None, train.length, language_head=True)

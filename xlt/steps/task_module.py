@@ -1,0 +1,116 @@
+"""Task module: what is learnt from labelled examples, on top of the frozen, active language module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+from xlt.backbones.backbone import Backbone
+from xlt.config import identity
+from xlt.methods.base import Method
+from xlt.random import derive_seed, generator
+from xlt.steps.audit import announce, count_trainable, estimate_training
+from xlt.steps.backbone import BackboneStep
+from xlt.steps.base import Estimate, Step, Workbench
+from xlt.steps.composition import Composition, load_head, save_task_module
+from xlt.steps.examples import ExamplesStep, read_examples
+from xlt.steps.language_module import LanguageModuleStep, write_training
+from xlt.store import Artifact
+from xlt.tasks.base import Task
+from xlt.training.batches import Batches
+from xlt.training.loop import Trainer
+from xlt.training.settings import LoopSettings
+
+
+@dataclass(frozen=True)
+class TaskModuleStep(Step):
+    """Trains a task module and its head; the best epoch by the task's metric on validation data is kept.
+
+    Files: the module in its method's format, `head.safetensors`, `training.json`.
+    """
+
+    kind: ClassVar[str] = "task_module"
+
+    method: Method
+    task: Task
+    backbone: BackboneStep
+    language_module: LanguageModuleStep | None
+    examples: ExamplesStep
+    training: LoopSettings
+    seed: int
+
+    @property
+    def label(self) -> str:
+        below = self.language_module.label if self.language_module else f"{self.backbone.label}-none"
+        return f"{below}-{self.method.name}-{self.examples.label}-seed{self.seed}"
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "task_method": identity(self.method), "task": identity(self.task), "train": {"task": identity(self.training)},
+            "seed": self.seed,
+        }  # fmt: skip
+
+    def inputs(self) -> dict[str, Step]:
+        module = {"language_module": self.language_module} if self.language_module else {}
+        return {"backbone": self.backbone, **module, "examples": self.examples}
+
+    def build(self, bench: Workbench) -> None:
+        backbone = open_below(self, bench.inputs)
+        module = self.method.create(backbone, generator(self.seed, "task module"))
+        head = self.task.head(backbone, generator(self.seed, "head"))
+        composition = Composition(backbone, head, self.task, self.backbone.clip(self.task.max_length), bench.runtime.device)
+        parameters = {**module.parameters(), **{f"head.{name}": p for name, p in head.named_parameters()}}
+        train = read_examples(bench.inputs["examples"].folder, "train")
+        validation = read_examples(bench.inputs["examples"].folder, "validation")
+        sample = composition.make(train, range(min(len(train), 256)), generator(0))
+        tokens_per_example = float(sample["attention_mask"].sum()) / len(sample["input_ids"])
+        settings, runtime = self.training, bench.runtime
+        announce(self.label, backbone, parameters, settings, len(train), tokens_per_example, runtime, language_head=False)
+        seed = derive_seed(self.seed, "task module")
+        runtime.tracker.start(self.label, self.fields(), bench.checkpoint.parent / "tracker")
+        trainer = Trainer(
+            model=composition.model,
+            parameters=parameters,
+            objective=composition,
+            batches=Batches(len(train), settings.batch_size, seed, partial(composition.make, train)),
+            evaluate=lambda: composition.score(validation),
+            metric=(self.task.metric, True),
+            settings=settings,
+            seed=seed,
+            device=runtime.device,
+            checkpoint=bench.checkpoint,
+            title=self.label,
+            resume_command=runtime.command,
+            track=runtime.tracker.log,
+        )
+        try:
+            result = trainer.train()
+        finally:
+            runtime.tracker.finish()
+        write_training(bench, result.summary(), sum(parameter.numel() for parameter in parameters.values()))
+        save_task_module(bench.folder, module, head)
+
+    def estimate(self) -> Estimate:
+        def count(backbone: Backbone) -> int:
+            head = self.task.head(backbone, generator(0))
+            return count_trainable(self.method, backbone, language_head=False) + sum(p.numel() for p in head.parameters())
+
+        length = self.backbone.clip(self.task.max_length) / 4  # labelled texts are mostly far shorter than the cap
+        return estimate_training(self.backbone, count, self.training, None, length, language_head=False)
+
+
+def open_below(step: TaskModuleStep, artifacts: dict[str, Artifact]) -> Backbone:
+    """The backbone of a task module with the language module, if any, attached and frozen."""
+    backbone = step.backbone.open(artifacts["backbone"])
+    if step.language_module is not None:
+        step.language_module.method.load(backbone, artifacts["language_module"].folder)
+    return backbone
+
+
+def open_composition(step: TaskModuleStep, artifacts: dict[str, Artifact], device: Any) -> Composition:
+    """What a task module was trained as, from the artifacts of its inputs and, as `task_module`, its own."""
+    backbone = open_below(step, artifacts)
+    step.method.load(backbone, artifacts["task_module"].folder)
+    head = load_head(artifacts["task_module"].folder, step.task.head(backbone, generator(0)))
+    return Composition(backbone, head, step.task, step.backbone.clip(step.task.max_length), device)

@@ -1,0 +1,134 @@
+"""Text: the documents of a language from one source, cleaned, of no particular backbone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from xlt.config import identity
+from xlt.corpora.base import Corpus
+from xlt.errors import UserError
+from xlt.languages import Language
+from xlt.random import derive_seed
+from xlt.steps.base import Step, Workbench
+
+_ROWS_IN_MEMORY = 2000
+_SCHEMA = pyarrow.schema([("text", pyarrow.string())])
+
+
+@dataclass(frozen=True)
+class TextStep(Step):
+    """Reads a source once, cleans each document (Unicode NFC, no control characters, no outer white space), drops empty and
+    repeated ones, and splits by document: which side a document falls on depends on its content and the seed alone.
+
+    Files: `train.parquet`, `validation.parquet` (column `text`), `card.json` (what was read, kept and dropped).
+    """
+
+    kind = "text"
+
+    corpus: Corpus
+    language: Language
+    revision: dict[str, Any]
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.corpus.name}-{self.language.key}"
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "data": identity(self.corpus), "lang": self.language.key, "revision_of_data": self.revision,
+            "language": {"seed": self.seed},
+        }  # fmt: skip
+
+    def build(self, bench: Workbench) -> None:
+        threshold = int(self.corpus.validation_fraction * 2**64)
+        salt = derive_seed(self.seed, "text split").to_bytes(8, "big")
+        card = {"documents_read": 0, "empty": 0, "repeated": 0, "over_the_cap": 0}
+        seen: set[bytes] = set()
+        train = _Writer(bench.folder / "train.parquet", self.corpus.max_bytes)
+        validation = _Writer(bench.folder / "validation.parquet", self.corpus.validation_max_bytes)
+        for document in self.corpus.documents(self.language, bench.runtime.languages, bench.runtime.hub):
+            card["documents_read"] += 1
+            text = clean(document)
+            digest = hashlib.blake2b(text.encode(), digest_size=16, salt=salt).digest()
+            if not text:
+                card["empty"] += 1
+            elif self.corpus.deduplicate and digest in seen:
+                card["repeated"] += 1
+            else:
+                seen.add(digest)
+                chosen = validation if int.from_bytes(digest[:8], "big") < threshold else train
+                if not chosen.add(text):
+                    card["over_the_cap"] += 1
+                    if train.full:
+                        break
+        train.close()
+        validation.close()
+        if not train.documents or not validation.documents:
+            raise UserError(
+                f"The text of {self.language.name} from data={self.corpus.name} has {train.documents + validation.documents} "
+                f"different documents after cleaning ({card}): too few to split into training and validation text. Give it "
+                "more text, or a larger data.validation_fraction."
+            )
+        card |= {
+            "train": {"documents": train.documents, "bytes": train.bytes},
+            "validation": {"documents": validation.documents, "bytes": validation.bytes},
+        }
+        (bench.folder / "card.json").write_text(json.dumps(card, indent=1))
+        bench.summary.update(card)
+
+
+def clean(document: str) -> str:
+    """One document in its normal form; line breaks are kept, every other control character becomes a space."""
+    text = unicodedata.normalize("NFC", document).replace("\r\n", "\n").replace("\r", "\n").replace("\ufffd", "")
+    text = "".join(" " if unicodedata.category(c) == "Cc" and c != "\n" else c for c in text)
+    lines = (" ".join(line.split()) for line in text.split("\n"))
+    return "\n".join(line for line in lines if line)
+
+
+def read_documents(folder: Path, split: str) -> Iterator[str]:
+    """The documents of one split of a text artifact, streamed."""
+    for batch in pyarrow.parquet.ParquetFile(folder / f"{split}.parquet").iter_batches(batch_size=_ROWS_IN_MEMORY):
+        yield from batch.column(0).to_pylist()
+
+
+class _Writer:
+    """A Parquet file of documents up to a number of bytes."""
+
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        self._file = pyarrow.parquet.ParquetWriter(path, _SCHEMA, compression="zstd")
+        self._max_bytes = max_bytes
+        self._rows: list[str] = []
+        self.documents = 0
+        self.bytes = 0
+        self.full = False
+
+    def add(self, text: str) -> bool:
+        """Keep a document, unless it does not fit any more."""
+        size = len(text.encode())
+        if self.full or self.bytes + size > self._max_bytes:
+            self.full = True
+            return False
+        self._rows.append(text)
+        self.documents += 1
+        self.bytes += size
+        if len(self._rows) == _ROWS_IN_MEMORY:
+            self._flush()
+        return True
+
+    def close(self) -> None:
+        self._flush()
+        self._file.close()
+
+    def _flush(self) -> None:
+        self._file.write_table(pyarrow.table({"text": self._rows}, schema=_SCHEMA))
+        self._rows = []

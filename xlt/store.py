@@ -1,0 +1,322 @@
+"""Artifacts on disk: each is the result of one step, found by the fingerprint of everything that determined it.
+
+    <store>/<kind>/<label>-<fingerprint>/   the step's files and artifact.json, the manifest
+    <store>/.work/<fingerprint>/            a build under way: files/ and checkpoint/
+    <store>/.locks/                         one lock a fingerprint
+    <store>/.damaged/                       what failed its checksums, kept until it is pruned
+
+A build writes into `.work`, its files get checksums, everything is flushed to the disk, and one rename puts it into its
+place: a folder under `<kind>/` is whole or not there. Whoever builds holds the lock of the fingerprint; others wait.
+The lock belongs to the process, so a killed builder frees it, and the next one finds its checkpoint in `.work`.
+
+Fingerprints hash a *payload* of plain data; manifests keep it, so that a miss can be explained by what differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from xlt.errors import UserError
+
+MANIFEST = "artifact.json"
+_DIGITS = 16  # of a fingerprint in folder names
+
+
+def fingerprint(payload: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of `payload`, in which every input stands for itself by its own fingerprint.
+
+    Raises:
+        TypeError, ValueError: the payload holds something without a stable form in JSON (NaN included).
+    """
+    own = {key: value for key, value in payload.items() if key != "inputs"}
+    own["inputs"] = {name: fingerprint(inner) for name, inner in payload.get("inputs", {}).items()}
+    text = json.dumps(own, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What distinguishes two payloads, a line a field: `method.reduction_factor 16 → 8`."""
+    lines = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if before == after:
+            continue
+        path = f"{prefix}{key}".removeprefix("fields.").replace(".fields.", ".").replace("inputs.", "")
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += differences(before, after, f"{path}.")
+        else:
+            lines.append(f"{path} {_short(before)} → {_short(after)}")
+    return lines
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact: its folder and its manifest.
+
+    The manifest holds `kind`, `label`, `fingerprint`, `payload`, `files` (bytes and SHA-256 of each), `provenance`
+    (when, where, how long, with what) and `summary` (what the step reports of its result).
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest["fingerprint"]
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        return self.manifest["summary"]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry["bytes"] for entry in self.manifest["files"].values())
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where a build writes: `folder` becomes the artifact, `checkpoint` survives a killed build."""
+
+    folder: Path
+    checkpoint: Path
+
+
+class Store:
+    """The artifacts under one folder."""
+
+    def __init__(self, root: Path, say: Callable[[str], None] = print) -> None:
+        self.root = root.absolute()
+        self._say = say
+        self._verified: set[Path] = set()
+        self._manifests: dict[Path, dict[str, Any] | None] = {}
+
+    # ---- looking up
+
+    def place(self, kind: str, label: str, payload_fingerprint: str) -> Path:
+        """The folder in which an artifact lies when it is finished."""
+        return self.root / kind / f"{label[:160]}-{payload_fingerprint[:_DIGITS]}"
+
+    def peek(self, kind: str, label: str, payload_fingerprint: str) -> Artifact | None:
+        """The finished artifact, by its manifest and the sizes of its files alone."""
+        folder = self.place(kind, label, payload_fingerprint)
+        manifest = self._read_manifest(folder)
+        if manifest is None or manifest["fingerprint"] != payload_fingerprint:
+            return None
+        for name, entry in manifest["files"].items():
+            file = folder / name
+            if not file.is_file() or file.stat().st_size != entry["bytes"]:
+                return None
+        return Artifact(folder, manifest)
+
+    def get(self, kind: str, label: str, payload_fingerprint: str) -> Artifact | None:
+        """The finished artifact after its checksums have been compared; a damaged one is named and set aside."""
+        folder = self.place(kind, label, payload_fingerprint)
+        if not folder.is_dir():
+            return None
+        self._manifests.pop(folder, None)
+        artifact = self.peek(kind, label, payload_fingerprint)
+        damaged = [MANIFEST] if artifact is None else self._damaged_files(artifact)
+        if not damaged:
+            return artifact
+        aside = self.root / ".damaged" / f"{folder.name}-{time.time_ns()}"
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(aside)
+        self._say(f"{kind} {folder.name} is damaged ({', '.join(damaged)}): set aside in {aside}, making it anew")
+        return None
+
+    def explain_miss(self, kind: str, payload: Mapping[str, Any]) -> str:
+        """Why no artifact of `kind` has this payload: what differs from the one that comes nearest."""
+        nearest: list[str] | None = None
+        for artifact in self.list(kind):
+            lines = differences(artifact.manifest["payload"], payload)
+            if lines and (nearest is None or len(lines) < len(nearest)):
+                nearest = lines
+        if nearest is None:
+            return "first of its kind"
+        return ", ".join(nearest[:3]) + (f" and {len(nearest) - 3} more" if len(nearest) > 3 else "")
+
+    def list(self, kind: str | None = None) -> Iterator[Artifact]:
+        """The finished artifacts, of one kind or of all."""
+        kinds = [kind] if kind else sorted(p.name for p in self.root.glob("[!.]*") if p.is_dir())
+        for name in kinds:
+            for folder in sorted((self.root / name).glob("*")):
+                manifest = self._read_manifest(folder)
+                if manifest is not None:
+                    yield Artifact(folder, manifest)
+
+    # ---- building
+
+    @contextmanager
+    def lock(self, payload_fingerprint: str, what: str) -> Iterator[None]:
+        """Hold the right to build one artifact; waits, and says so, while another process has it."""
+        path = self.root / ".locks" / f"{payload_fingerprint[:_DIGITS]}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0.2)
+        except Timeout:
+            self._say(f"waiting for another process that makes {what}")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def build(self, kind: str, label: str, payload: Mapping[str, Any]) -> Iterator[tuple[Work, dict[str, Any]]]:
+        """Build an artifact under its lock: fill `work.folder`, and the second value with `provenance` and `summary`.
+
+        Leaving the block without an exception commits the artifact; with one, only the checkpoint stays.
+        """
+        digest = fingerprint(payload)
+        base = self.root / ".work" / digest[:_DIGITS]
+        work = Work(base / "files", base / "checkpoint")
+        shutil.rmtree(work.folder, ignore_errors=True)
+        work.folder.mkdir(parents=True)
+        notes: dict[str, Any] = {"provenance": {}, "summary": {}}
+        try:
+            yield work, notes
+        except BaseException:
+            shutil.rmtree(work.folder, ignore_errors=True)
+            if not work.checkpoint.exists():
+                shutil.rmtree(base, ignore_errors=True)
+            raise
+        manifest = {
+            "kind": kind, "label": label, "fingerprint": digest, "payload": payload,
+            "files": _checksums(work.folder), **notes,
+        }  # fmt: skip
+        write_durably(work.folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+        _flush(work.folder)
+        folder = self.place(kind, label, digest)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        replaced = None
+        if folder.exists():  # reuse=force
+            replaced = base / "replaced"
+            folder.rename(replaced)
+        work.folder.rename(folder)
+        _flush_directory(folder.parent)
+        shutil.rmtree(base, ignore_errors=True)
+        self._manifests.pop(folder, None)
+        self._verified.add(folder)
+
+    def check_writable(self, bytes_needed: int = 64 << 20) -> None:
+        """Refuse to start where nothing could be kept.
+
+        Raises:
+            UserError: less than `bytes_needed` is free.
+            OSError: the folder cannot be made or written to.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        probe = self.root / f".probe-{os.getpid()}"
+        probe.write_bytes(b"x")
+        probe.unlink()
+        free = shutil.disk_usage(self.root).free
+        if free < bytes_needed:
+            raise UserError(
+                f"The disk of {self.root} has {free / 1e6:.0f} MB free and this run needs about {bytes_needed / 1e6:.0f} MB. "
+                "Free some space (`python scripts/store.py prune`) or point paths.outputs at another disk."
+            )
+
+    # ---- removing
+
+    def prune(self, keep: set[str]) -> list[tuple[Path, int]]:
+        """Remove artifacts whose fingerprint is not in `keep`, damaged ones and the remains of builds that no process
+        is working on. Returns the folders removed with their bytes."""
+        removed = []
+        for artifact in list(self.list()):
+            if artifact.fingerprint not in keep:
+                doomed = self.root / ".work" / f"pruned-{artifact.folder.name}"
+                doomed.parent.mkdir(parents=True, exist_ok=True)
+                artifact.folder.rename(doomed)  # at once, so that no reader meets a half-removed one
+                removed.append((artifact.folder, artifact.size))
+        leftovers = [*(self.root / ".damaged").glob("*"), *(self.root / ".work").glob("*")]
+        for folder in leftovers:
+            lock = FileLock(self.root / ".locks" / f"{folder.name}.lock")
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue  # a build under way
+            if not folder.name.startswith("pruned-"):
+                removed.append((folder, sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())))
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.release()
+            Path(lock.lock_file).unlink(missing_ok=True)
+        return removed
+
+    # ---- inside
+
+    def _read_manifest(self, folder: Path) -> dict[str, Any] | None:
+        if folder not in self._manifests:
+            try:
+                manifest = json.loads((folder / MANIFEST).read_bytes())
+                complete = {"kind", "label", "fingerprint", "payload", "files", "summary", "provenance"} <= manifest.keys()
+                consistent = complete and fingerprint(manifest["payload"]) == manifest["fingerprint"]
+                self._manifests[folder] = manifest if consistent else None
+            except (OSError, ValueError, AttributeError):
+                self._manifests[folder] = None
+        return self._manifests[folder]
+
+    def _damaged_files(self, artifact: Artifact) -> list[str]:
+        if artifact.folder in self._verified:
+            return []
+        actual = _checksums(artifact.folder)
+        damaged = [name for name, entry in artifact.manifest["files"].items() if actual.get(name) != entry]
+        if not damaged:
+            self._verified.add(artifact.folder)
+        return damaged
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file so that after a crash it has its old content or the new, never a mixture."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(path)
+    _flush_directory(path.parent)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checksums(folder: Path) -> dict[str, dict[str, Any]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": hash_file(path)} for path in files
+    }
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _flush_directory(folder)
+
+
+def _flush_directory(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 24 else f"{text[:21]}…"

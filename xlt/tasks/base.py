@@ -1,0 +1,158 @@
+"""What a kind of task is: its labelled examples, its head, its loss, its predictions and its scores.
+
+A data set of a known kind is one YAML file: where it lies, how it spells languages, which columns and splits it has and
+which labels, in a fixed order. None of this is guessed from the data.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from xlt.backbones.backbone import Backbone
+from xlt.config import setting
+from xlt.errors import UserError, suggest
+from xlt.hub import Hub
+from xlt.languages import Language, LanguageTable
+from xlt.training.batches import Batch
+
+if TYPE_CHECKING:
+    from xlt.plan import Experiment
+    from xlt.steps.base import Step
+
+Example = dict[str, Any]  # id, the kind's inputs, label
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """Where a task's examples come from.
+
+    Attributes:
+        id: the data set's hub id, or a local folder that `datasets.load_dataset` reads.
+        revision: branch, tag or commit of the hub; None takes the newest and remembers it.
+        language_column: column of the language table with the data set's spelling of languages; `key` is xlt's own. None
+            for a data set without configurations.
+        splits: the data set's names for train, validation and test; null for a split that it does not have.
+        columns: the data set's names for the fields of an example; without `id`, rows are numbered.
+    """
+
+    id: str = setting("???", identity=False)
+    revision: str | None = setting(None, identity=False)
+    language_column: str | None = setting(None, is_name=True)
+    splits: dict[str, Any] = field(default_factory=lambda: {split: split for split in SPLITS})
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """Fields that every kind has.
+
+    Attributes:
+        name: label of the task in records and folder names.
+        data: its examples.
+        metric: the score that decides between checkpoints and is reported first; more of it is better.
+        max_length: tokens of an example at most, special ones included; clipped to what the backbone takes.
+    """
+
+    name: str = setting("task", is_name=True, identity=False)
+    data: LabelledData = field(default_factory=LabelledData)
+    metric: str = setting("accuracy")
+    max_length: int = setting(256, at_least=4)
+
+    def draw(self, experiment: Experiment, language: Language) -> Step:
+        """This task's part of the graph: the step that makes the language's labelled examples."""
+        return experiment.examples_step(self, language)
+
+    def require_splits(self, *splits: str, transfer: str) -> None:
+        """Refuse a transfer setting that needs labels which the task does not have.
+
+        Raises:
+            UserError: one of `splits` is missing.
+        """
+        missing = [split for split in splits if not self.data.splits.get(split)]
+        if missing:
+            present = [split for split in SPLITS if self.data.splits.get(split)]
+            raise UserError(
+                f"transfer={transfer} needs labels in the split {' and '.join(missing)}, which task={self.name} does not "
+                f"have (it has: {', '.join(present) or 'none'}). Choose a task with these labels, or name the splits to use "
+                f"(for example task.data.splits.{missing[0]}={present[0] if present else 'SPLIT'})."
+            )
+
+    def revision(self, language: Language, languages: LanguageTable, hub: Hub) -> dict[str, Any]:
+        """What identifies the data behind `examples`.
+
+        Raises:
+            UserError: the data set does not have the language, or cannot be reached.
+        """
+        code = self._configuration(language, languages)
+        source = hub.source(self.data.id, "dataset", self.data.revision)
+        hub.check_dataset_config(source, code)
+        return hub.dataset_identity(source, code)
+
+    def examples(self, language: Language, languages: LanguageTable, hub: Hub) -> dict[str, list[Example]]:
+        """The labelled examples of each split that the task has.
+
+        Raises:
+            UserError: a column is missing, or a label is none of the declared ones.
+        """
+        code = self._configuration(language, languages)
+        source = hub.source(self.data.id, "dataset", self.data.revision)
+        result = {}
+        for split in SPLITS:
+            name = self.data.splits.get(split)
+            if name:
+                rows = hub.rows(source, code, name)
+                result[split] = [self._example(row, number, f"{self.data.id}, {code}, {name}") for number, row in enumerate(rows)]
+                if not result[split]:
+                    raise UserError(f"The split {name} of {self.data.id} ({code}) is empty.")
+        return result
+
+    @abstractmethod
+    def read(self, row: dict[str, Any]) -> Example:
+        """An example from a row of the data set; raises ValueError, saying what is wrong, for a row that is none."""
+
+    @abstractmethod
+    def head(self, backbone: Backbone, generator: torch.Generator) -> nn.Module:
+        """The head that a task module owns, initialised from `generator`."""
+
+    @abstractmethod
+    def batch(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> Batch:
+        """Tensors for some examples: `input_ids`, `attention_mask` [rows, length], and the kind's labels."""
+
+    @abstractmethod
+    def loss(self, head: nn.Module, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The sum of the examples' losses from the hidden states [rows, length, hidden]."""
+
+    @abstractmethod
+    def predictions(self, head: nn.Module, hidden: torch.Tensor, batch: Batch) -> list[dict[str, Any]]:
+        """A prediction for each example, as plain data that begins with `label`."""
+
+    @abstractmethod
+    def gold(self, example: Example) -> Any:
+        """What a prediction's `label` is compared with."""
+
+    @abstractmethod
+    def score(self, gold: Sequence[Any], predicted: Sequence[Any]) -> dict[str, float]:
+        """The metrics, `metric` among them, of predictions against gold."""
+
+    def _configuration(self, language: Language, languages: LanguageTable) -> str | None:
+        if self.data.language_column is None:
+            return None
+        return languages.code(language, self.data.language_column, self.data.id)
+
+    def _example(self, row: dict[str, Any], number: int, where: str) -> Example:
+        columns = self.data.columns
+        missing = [column for column in columns.values() if column not in row]
+        if missing:
+            raise UserError(f"{where} has no column {missing[0]} (task.data.columns). {suggest(missing[0], row, 'columns')}")
+        try:
+            example = self.read({field: row[column] for field, column in columns.items()})
+        except ValueError as error:
+            raise UserError(f"{where}, row {number}: {error}") from error
+        return {"id": str(row[columns["id"]]) if "id" in columns else str(number), **example}

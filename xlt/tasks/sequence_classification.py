@@ -1,0 +1,113 @@
+"""One label for a whole text: topics (SIB-200), sentiment, …"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from xlt.backbones.backbone import Backbone
+from xlt.errors import UserError, suggest
+from xlt.tasks.base import Example, Task
+from xlt.training.batches import Batch, pad
+
+_LENGTH_STEP = 32
+
+
+class ClassificationHead(nn.Module):
+    """Dropout, linear, tanh, dropout, linear on one vector of the text, as AdapterHub's two-layer head.
+
+    Encoders give the vector of the first token, decoders that of the last. No pooler of the pretrained model is used, so
+    none can be lost between saving and loading (method-independent scores; see Faisal & Anastasopoulos 2024 for a case).
+    """
+
+    def __init__(self, hidden: int, labels: int, dropout: float, last_token: bool) -> None:
+        super().__init__()
+        self.last_token = last_token
+        self.layers = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(hidden, hidden), nn.Tanh(), nn.Dropout(dropout), nn.Linear(hidden, labels)
+        )
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """[rows, length, hidden], [rows, length] → scores [rows, labels]."""
+        if self.last_token:
+            last = attention_mask.sum(dim=1) - 1
+            vectors = hidden_states[torch.arange(len(last), device=last.device), last]
+        else:
+            vectors = hidden_states[:, 0]
+        return self.layers(vectors)
+
+
+@dataclass(frozen=True)
+class SequenceClassification(Task):
+    """A text in, one of `labels` out.
+
+    Attributes:
+        labels: the label names as the data set spells them, in the order that fixes their indices everywhere.
+    """
+
+    labels: list[str] = field(default_factory=list)
+
+    def verify(self, where: str) -> None:
+        """Called by the configuration check."""
+        if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
+            raise UserError(f"{where}.labels={list(self.labels)} has to name at least two labels, each once.")
+        if self.metric not in ("macro_f1", "accuracy"):
+            raise UserError(f"{where}.metric={self.metric} is no choice. {suggest(self.metric, ['macro_f1', 'accuracy'], 'choices')}")
+        for name in ("text", "label"):
+            if name not in self.data.columns:
+                raise UserError(f"{where}.data.columns has to name the column of the {name}.")
+
+    def read(self, row: dict[str, Any]) -> Example:
+        label, text = str(row["label"]), row["text"]
+        if label not in self.labels:
+            raise ValueError(f"the label {label!r} is none of the declared ones (task.labels: {', '.join(self.labels)}).")
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"there is no text in it: {text!r}.")
+        return {"text": text, "label": label}
+
+    def head(self, backbone: Backbone, generator: torch.Generator) -> ClassificationHead:
+        config = backbone.config
+        dropout = getattr(config, "hidden_dropout_prob", 0.0)
+        head = ClassificationHead(config.hidden_size, len(self.labels), dropout, backbone.anatomy.objective == "causal")
+        with torch.no_grad():
+            for parameter in head.parameters():
+                if parameter.ndim == 1:
+                    parameter.zero_()
+                else:
+                    parameter.normal_(0, config.initializer_range, generator=generator)
+        return head
+
+    def batch(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> Batch:
+        rows = tokenizer([example["text"] for example in examples], truncation=True, max_length=max_length)["input_ids"]
+        ids = pad(rows, tokenizer.pad_token_id, _LENGTH_STEP)[:, :max_length]
+        lengths = torch.tensor([len(row) for row in rows])
+        batch = {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
+        if "label" in examples[0]:
+            batch["labels"] = torch.tensor([self.labels.index(example["label"]) for example in examples])
+        return batch
+
+    def loss(self, head: nn.Module, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return cross_entropy(head(hidden, batch["attention_mask"]).float(), batch["labels"], reduction="sum")
+
+    def predictions(self, head: nn.Module, hidden: torch.Tensor, batch: Batch) -> list[dict[str, Any]]:
+        probabilities = head(hidden, batch["attention_mask"]).float().softmax(dim=-1).cpu()
+        return [
+            {"label": self.labels[int(row.argmax())], "probabilities": dict(zip(self.labels, row.tolist(), strict=True))}
+            for row in probabilities
+        ]
+
+    def gold(self, example: Example) -> str:
+        return example["label"]
+
+    def score(self, gold: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
+        """Accuracy, and F1 averaged over the labels that occur in gold or predictions, each counting alike."""
+        return {
+            "macro_f1": float(f1_score(gold, predicted, average="macro", zero_division=0)),
+            "accuracy": float(accuracy_score(gold, predicted)),
+        }

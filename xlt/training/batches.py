@@ -1,0 +1,61 @@
+"""Batches as a function of the step: batch t is the same whether the run was resumed before it or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from xlt.random import generator
+
+Batch = dict[str, torch.Tensor]
+
+
+class Batches(Dataset):
+    """The batches of a training run.
+
+    Examples come in a fresh order each epoch, one epoch right after the other, so that every batch is full.
+
+    Args:
+        size: number of examples.
+        batch_size: examples in a batch.
+        seed: names the orders and everything else that is drawn.
+        make: makes the batch from the examples' indices and a generator.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, make: Callable[[Sequence[int], torch.Generator], Batch]) -> None:
+        self.size = size
+        self.batch_size = batch_size
+        self._seed = seed
+        self._make = make
+        self._order = lru_cache(maxsize=2)(self._draw_order)
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of one optimiser step, counted from 0."""
+        places = range(step * self.batch_size, (step + 1) * self.batch_size)
+        indices = [int(self._order(place // self.size)[place % self.size]) for place in places]
+        return self._make(indices, generator(self._seed, "batch", step))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_order"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._order = lru_cache(maxsize=2)(self._draw_order)
+
+    def _draw_order(self, epoch: int) -> torch.Tensor:
+        return torch.randperm(self.size, generator=generator(self._seed, "order", epoch))
+
+
+def pad(sequences: Sequence[Sequence[int]], value: int, multiple: int = 1, left: bool = False) -> torch.Tensor:
+    """Rows of equal length [rows, length]; the length is rounded up to a `multiple` so that few shapes occur."""
+    longest = max(len(sequence) for sequence in sequences)
+    length = -(-longest // multiple) * multiple
+    result = torch.full((len(sequences), length), value, dtype=torch.long)
+    for row, sequence in zip(result, sequences, strict=True):
+        place = slice(length - len(sequence), length) if left else slice(0, len(sequence))
+        row[place] = torch.as_tensor(sequence, dtype=torch.long)
+    return result

@@ -1,0 +1,106 @@
+"""What a loop minimises, and how batches for it are made.
+
+An objective makes a batch on the CPU from examples, moves it to the device together with whatever can be worked out
+beforehand, and computes the *sum* of the losses of its rows: the loop divides by the batch's `count`, so that the
+gradient does not depend on how the batch was split.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from xlt.backbones.backbone import Backbone
+from xlt.random import generator
+from xlt.training.batches import Batch, pad
+from xlt.training.masking import IGNORED, mask_tokens
+from xlt.training.packing import TokenFile
+from xlt.training.settings import LanguageTraining
+
+_LENGTH_STEP = 32  # batches of lines are padded to a multiple of this, so that few shapes occur
+_VALIDATION_SEED = 20_250_201  # validation masks are the same at every evaluation and for every module
+
+
+class Objective(Protocol):
+    """What the loop asks of an objective."""
+
+    def count(self, batch: Batch) -> int:
+        """How many losses the batch's sum is over."""
+
+    def loss(self, batch: Batch, device: torch.device) -> torch.Tensor:
+        """The sum of the losses of the rows of `batch`, a scalar."""
+
+
+class LanguageModelling:
+    """Masked or causal language modelling on a token file, as the backbone was pretrained.
+
+    Args:
+        backbone: with its language head.
+        settings: masking and lengths.
+    """
+
+    def __init__(self, backbone: Backbone, settings: LanguageTraining) -> None:
+        self.backbone = backbone
+        self.settings = settings
+        self.masked = backbone.anatomy.objective == "masked"
+        self._special = torch.tensor(sorted(backbone.tokenizer.all_special_ids))
+        self._unknown = backbone.tokenizer.unk_token_id
+
+    def make(self, tokens: TokenFile, indices: Sequence[int], draw: torch.Generator) -> Batch:
+        """A batch: `input_ids`, `attention_mask`, `labels`, all [rows, length]."""
+        rows = [tokens[index] for index in indices]
+        multiple = 1 if self.settings.layout == "packed" else _LENGTH_STEP
+        lengths = torch.tensor([len(row) for row in rows])
+        ids = pad(rows, self.backbone.tokenizer.pad_token_id, multiple)
+        attention = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+        if not self.masked:
+            return {"input_ids": ids, "attention_mask": attention, "labels": ids.masked_fill(attention == 0, IGNORED)}
+        special = torch.isin(ids, self._special) | (attention == 0)
+        if self._unknown is not None:
+            special &= (ids != self._unknown) | (attention == 0)
+        inputs, labels = mask_tokens(
+            ids, special, self.backbone.tokenizer.mask_token_id, len(self.backbone.tokenizer),
+            self.settings.mask_probability, self.settings.masking == "exact", draw,
+        )  # fmt: skip
+        return {"input_ids": inputs, "attention_mask": attention, "labels": labels}
+
+    def validation_batches(self, tokens: TokenFile, batch_size: int) -> Iterator[Batch]:
+        """Batches over the first validation examples, the same ones with the same masks each time."""
+        size = min(len(tokens), self.settings.validation_examples)
+        for start in range(0, size, batch_size):
+            draw = generator(_VALIDATION_SEED, "validation", start)
+            yield self.make(tokens, range(start, min(start + batch_size, size)), draw)
+
+    def count(self, batch: Batch) -> int:
+        labels = batch["labels"] if self.masked else batch["labels"][:, 1:]
+        return int((labels != IGNORED).sum())
+
+    def loss(self, batch: Batch, device: torch.device) -> torch.Tensor:
+        labels = batch["labels"]
+        if not self.masked:  # each position predicts the token after it
+            labels = torch.cat([labels[:, 1:], torch.full((len(labels), 1), IGNORED)], dim=1)
+        # Worked out on the CPU: the language head, the costliest part, then runs where there is a loss and nowhere else.
+        positions = (labels.flatten() != IGNORED).nonzero().squeeze(1)
+        targets = to_device(labels.flatten()[positions], device)
+        hidden = self.backbone.hidden_states(to_device(batch["input_ids"], device), to_device(batch["attention_mask"], device))
+        chosen = hidden.flatten(0, 1).index_select(0, to_device(positions, device))
+        return cross_entropy(self.backbone.language_head(chosen).float(), targets, reduction="sum")
+
+    @torch.no_grad()
+    def evaluate(self, tokens: TokenFile, batch_size: int, device: torch.device) -> dict[str, float]:
+        """Mean loss per predicted token in nats, and its exponential, over the validation examples."""
+        total, count = torch.zeros((), dtype=torch.float64), 0
+        for batch in self.validation_batches(tokens, batch_size):
+            total += self.loss(batch, device).double().cpu()
+            count += self.count(batch)
+        loss = float(total) / max(count, 1)
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on the device, without waiting for the copy."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
