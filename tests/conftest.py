@@ -95,7 +95,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def overrides(world: Path, tmp_path: Path) -> list[str]:
     """A whole experiment that takes a second or two, with its own outputs."""
     return [
-        "model=hf", f"model.path={world}/models/bert", "data=text", f"data.path={world}/text/{{lang}}.txt", "lang=mt",
+        "model=hf", f"model.path={world}/models/bert", "data=text", f"data.path={world}/text/@lang.txt", "lang=mt",
         "task.name=topics", "task.data.id=tiny/topics", f"task.labels=[{','.join(LABELS)}]", f"paths.mirror={world}/mirror",
         f"paths.outputs={tmp_path}/outputs", "train=quick", "train.language.length=32", "train.language.loop.steps=6",
         "train.language.loop.batch_size=4", "train.language.loop.evaluate_every=3", "train.task.epochs=2",

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xlt.api import load, plan, run
+    from xlt.api import load, run
 
-__all__ = ["load", "plan", "run"]
+__all__ = ["load", "run"]
 __version__ = "0.1.0"
 
 

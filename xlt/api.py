@@ -13,8 +13,7 @@ from omegaconf import OmegaConf
 from xlt import cli
 from xlt.errors import UserError
 from xlt.experiment import Experiment, choose_device, store_folder
-from xlt.plan import Plan
-from xlt.run import Record, Session, run_experiment, runtime_of
+from xlt.runner import Record, Session, run_experiment, runtime_of
 from xlt.steps.composition import Composition
 from xlt.steps.task_module import open_composition
 from xlt.store import Store
@@ -37,12 +36,6 @@ def run(*overrides: str, **settings: Any) -> Record:
     written = [*overrides, *_as_overrides(settings)]
     experiment, folder = _experiment(written)
     return run_experiment(experiment, Store(store_folder(experiment.settings)), folder, written)
-
-
-def plan(*overrides: str, **settings: Any) -> Plan:
-    """What `run` with the same arguments would do; needs no network."""
-    experiment, _ = _experiment([*overrides, *_as_overrides(settings), "plan=true"])
-    return Plan([experiment], Store(store_folder(experiment.settings)))
 
 
 def load(record: Record | Mapping[str, Any] | str | Path, device: str = "auto") -> Predictor:

@@ -33,6 +33,7 @@ def exit_status(arguments: list[str]) -> int:
     register_resolver()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come back to us instead of ending the process in Hydra's words
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    arguments = normalised(arguments)
     failures: list[Exception] = []
 
     def job(config: DictConfig) -> None:
@@ -70,7 +71,7 @@ def _show_failure(error: Exception, arguments: Sequence[str]) -> None:
 
 def _run_and_show(config: DictConfig) -> None:
     from xlt.experiment import Experiment, store_folder
-    from xlt.run import closing_lines, run_config
+    from xlt.runner import closing_lines, run_config
     from xlt.store import Store
 
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -91,7 +92,7 @@ def plan_sweep(configs: list[DictConfig]) -> bool:
     from xlt.steps.audit import flops_per_second
     from xlt.store import Store
 
-    experiments = experiments_of(configs, online=True)
+    experiments = experiments_of(configs)
     settings = experiments[0].settings
     plan = Plan(experiments, Store(store_folder(settings)))
     speed = flops_per_second(choose_device(settings))
@@ -103,18 +104,24 @@ def explain(error: BaseException, arguments: Sequence[str]) -> str | None:
     """One paragraph for a mistake that the user can mend; None for a defect of xlt."""
     if isinstance(error, UserError):
         return " ".join(str(error).split())
-    if isinstance(error, OSError):
-        return explain_system_error(error)
-    if isinstance(error, OverrideParseException):
+    if isinstance(error, OverrideParseException) or _is_unreadable_choice(error):
+        written = getattr(error, "override", " ".join(arguments))
         return (
-            f"{error.override!r} cannot be read: settings are written key=value, without spaces around the sign; a value with "
+            f"{written!r} cannot be read: settings are written key=value, without spaces around the sign; a value with "
             "commas, brackets or spaces stands in quotes, for example 'data.path=[a.txt,b.txt]'."
         )
     if isinstance(error, MissingConfigException):
         return _explain_choice(error)
+    if isinstance(error, OSError):
+        return explain_system_error(error)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _explain_key(error, arguments)
     return None
+
+
+def _is_unreadable_choice(error: BaseException) -> bool:
+    """Hydra raises a plain ValueError for a choice that is no word, such as `=3` or `model=7`."""
+    return isinstance(error, ValueError) and "Config group override" in str(error)
 
 
 def _explain_choice(error: MissingConfigException) -> str:
@@ -152,7 +159,14 @@ def compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
     register_resolver()
     GlobalHydra.instance().clear()
     with hydra.initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        return hydra.compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
+        return hydra.compose("config", overrides=normalised(overrides), return_hydra_config=with_hydra)
+
+
+def normalised(arguments: Sequence[str]) -> list[str]:
+    """Arguments as Hydra wants them: `-m` first, and `task_method=x`, whose choices are those of `method`, by its full name."""
+    flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
+    others = [argument for argument in arguments if argument not in flags]
+    return flags + [f"method@{argument}" if argument.startswith("task_method=") else argument for argument in others]
 
 
 def register_resolver() -> None:

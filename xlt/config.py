@@ -67,6 +67,8 @@ def build(node: DictConfig | Mapping[str, Any], where: str, expected: type[Compo
     Raises:
         UserError: an unknown class, an unknown key, a missing value, or a value of the wrong type or out of range.
     """
+    if not isinstance(node, Mapping | DictConfig):
+        raise UserError(f"{where}={node} is not a choice: choices are the YAML files of the folder {where} and what plugins add.")
     node = node if isinstance(node, DictConfig) else OmegaConf.create(dict(node))
     target = node.get("_target_")
     if not isinstance(target, str):

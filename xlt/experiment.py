@@ -93,7 +93,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A checked configuration. `Experiment.from_config` makes one; `evaluation` is the end of its graph."""
+    """A checked configuration. `Experiment.from_config` makes one; `evaluation` is the end of its graph.
+
+    Attributes:
+        language: the target language.
+    """
 
     config: DictConfig
     settings: Settings
@@ -106,6 +110,7 @@ class Experiment:
     train: Training
     tracker: Tracker
     languages: LanguageTable
+    language: Language
     hub: Hub
 
     @classmethod
@@ -131,18 +136,15 @@ class Experiment:
         components = {name: build(config[name], name, expected) for name, expected in _COMPONENTS.items()}
         mirror = settings.paths.mirror or os.environ.get("XLT_MIRROR") or None
         store = store_folder(settings)
+        languages = load_languages(settings.paths.languages)
         return cls(
             config=config,
             settings=settings,
-            languages=load_languages(settings.paths.languages),
+            languages=languages,
+            language=languages.find(settings.lang),
             hub=Hub(Path(mirror).expanduser() if mirror else None, store, online and not settings.plan),
             **components,
         )
-
-    @cached_property
-    def language(self) -> Language:
-        """The target language."""
-        return self.languages.find(self.settings.lang)
 
     @cached_property
     def evaluation(self) -> EvaluationStep:
@@ -169,8 +171,8 @@ class Experiment:
 
     def tokens(self, language: Language) -> TokensStep:
         """The language's text under the backbone's tokenizer."""
-        backbone, training = self.backbone(), self.train.language
-        return TokensStep(backbone.tokenizer, self.text(language), training.layout, backbone.clip(training.length))
+        text, backbone, training = self.text(language), self.backbone(), self.train.language
+        return TokensStep(backbone.tokenizer, text, training.layout, backbone.clip(training.length))
 
     def language_module(self, language: Language) -> LanguageModuleStep | None:
         """The method's part; None for a method without language modules."""
@@ -194,6 +196,7 @@ class Experiment:
         step = PretrainedBackboneStep(model, source, self.hub)
         _ = step.shape
         step.check_weights(language_head=False)
+        self.hub.check_tokenizer(source)
         return step
 
     def scratch_backbone_step(self, model: ScratchModel) -> ScratchBackboneStep:

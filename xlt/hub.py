@@ -22,6 +22,7 @@ from xlt.store import hash_file, write_durably
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w-]*(\.[\w-]+)*/[A-Za-z0-9][\w-]*(\.[\w-]+)*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "tekken.json")
 _MODEL_FILES = (
     *_WEIGHTS, "config.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json",
     "added_tokens.json", "model.safetensors.index.json", "pytorch_model.bin.index.json", "generation_config.json",
@@ -118,6 +119,14 @@ class Hub:
             return json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{path} is not valid JSON ({error}); fetch the model again.") from error
+
+    def check_tokenizer(self, source: Source) -> None:
+        """Refuse a folder without tokenizer: transformers would make one up that knows no word."""
+        if source.folder is not None and not any(file for pattern in _TOKENIZER_FILES for file in source.folder.glob(pattern)):
+            raise UserError(
+                f"model.path={source.name} holds no tokenizer ({', '.join(_TOKENIZER_FILES)}): save it there with "
+                "`tokenizer.save_pretrained`, or fetch the model again."
+            )
 
     def weight_names(self, source: Source) -> set[str] | None:
         """The names of a model's tensors, read from headers alone; None for a model that is not on this machine and for

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from omegaconf import DictConfig
+
 from xlt.experiment import Experiment
 from xlt.steps.audit import readable_time, training_seconds
 from xlt.steps.base import Estimate, Step
@@ -98,6 +100,13 @@ def find(step: Step, store: Store) -> Artifact | None:
     return store.peek(step.kind, step.label, step.fingerprint)
 
 
-def experiments_of(configs: Iterable, online: bool) -> list[Experiment]:
-    """Check many configurations; the first that is wrong raises."""
-    return [Experiment.from_config(config, online) for config in configs]
+def experiments_of(configs: Iterable[DictConfig]) -> list[Experiment]:
+    """Check many configurations: first all of each that needs no data, then their graphs.
+
+    Raises:
+        UserError: the first that cannot work.
+    """
+    experiments = [Experiment.from_config(config) for config in configs]
+    for experiment in experiments:
+        _ = experiment.evaluation
+    return experiments

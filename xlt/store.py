@@ -100,7 +100,7 @@ class Store:
         self.root = root.absolute()
         self._say = say
         self._verified: set[Path] = set()
-        self._manifests: dict[Path, dict[str, Any] | None] = {}
+        self._manifests: dict[Path, dict[str, Any]] = {}
 
     # ---- looking up
 
@@ -127,12 +127,16 @@ class Store:
             return None
         self._manifests.pop(folder, None)
         artifact = self.peek(kind, label, payload_fingerprint)
-        damaged = [MANIFEST] if artifact is None else self._damaged_files(artifact)
+        if artifact is not None and folder in self._verified:
+            return artifact
+        damaged = self._damaged_files(folder, payload_fingerprint)
         if not damaged:
+            self._verified.add(folder)
             return artifact
         aside = self.root / ".damaged" / f"{folder.name}-{time.time_ns()}"
         aside.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(aside)
+        self._verified.discard(folder)
         self._say(f"{kind} {folder.name} is damaged ({', '.join(damaged)}): set aside in {aside}, making it anew")
         return None
 
@@ -161,9 +165,7 @@ class Store:
     @contextmanager
     def lock(self, payload_fingerprint: str, what: str) -> Iterator[None]:
         """Hold the right to build one artifact; waits, and says so, while another process has it."""
-        path = self.root / ".locks" / f"{payload_fingerprint[:_DIGITS]}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
+        lock = self._lock_of(payload_fingerprint)
         try:
             lock.acquire(timeout=0.2)
         except Timeout:
@@ -183,28 +185,29 @@ class Store:
         digest = fingerprint(payload)
         base = self.root / ".work" / digest[:_DIGITS]
         work = Work(base / "files", base / "checkpoint")
-        shutil.rmtree(work.folder, ignore_errors=True)
+        for leftover in (work.folder, base / "replaced"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for unfinished in work.checkpoint.glob(".*"):  # a kill in the middle of a checkpoint leaves as much as it had written
+            unfinished.unlink()
         work.folder.mkdir(parents=True)
         notes: dict[str, Any] = {"provenance": {}, "summary": {}}
         try:
             yield work, notes
+            manifest = {
+                "kind": kind, "label": label, "fingerprint": digest, "payload": payload,
+                "files": _checksums(work.folder), **notes,
+            }  # fmt: skip
+            write_durably(work.folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+            _flush(work.folder)
         except BaseException:
             shutil.rmtree(work.folder, ignore_errors=True)
             if not work.checkpoint.exists():
                 shutil.rmtree(base, ignore_errors=True)
             raise
-        manifest = {
-            "kind": kind, "label": label, "fingerprint": digest, "payload": payload,
-            "files": _checksums(work.folder), **notes,
-        }  # fmt: skip
-        write_durably(work.folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
-        _flush(work.folder)
         folder = self.place(kind, label, digest)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        replaced = None
         if folder.exists():  # reuse=force
-            replaced = base / "replaced"
-            folder.rename(replaced)
+            folder.rename(base / "replaced")
         work.folder.rename(folder)
         _flush_directory(folder.parent)
         shutil.rmtree(base, ignore_errors=True)
@@ -235,58 +238,68 @@ class Store:
         """Remove artifacts whose fingerprint is not in `keep`, damaged ones and the remains of builds that no process
         is working on. Returns the folders removed with their bytes."""
         removed = []
-        for artifact in list(self.list()):
-            if artifact.fingerprint not in keep:
-                doomed = self.root / ".work" / f"pruned-{artifact.folder.name}"
+        self._manifests.clear()  # other processes may have built since
+        for folder in sorted(self.root.glob(f"[!.]*/*-{'[0-9a-f]' * _DIGITS}")):
+            manifest = self._read_manifest(folder)
+            if manifest is None or manifest["fingerprint"] not in keep:
+                removed.append((folder, _bytes(folder)))
+                doomed = self.root / ".damaged" / f"{folder.name}-{time.time_ns()}"
                 doomed.parent.mkdir(parents=True, exist_ok=True)
-                artifact.folder.rename(doomed)  # at once, so that no reader meets a half-removed one
-                removed.append((artifact.folder, artifact.size))
-        leftovers = [*(self.root / ".damaged").glob("*"), *(self.root / ".work").glob("*")]
-        for folder in leftovers:
-            lock = FileLock(self.root / ".locks" / f"{folder.name}.lock")
-            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+                folder.rename(doomed)  # at once, so that no reader meets a half-removed one
+                shutil.rmtree(doomed, ignore_errors=True)
+        for folder in sorted((self.root / ".damaged").glob("*")):
+            removed.append((folder, _bytes(folder)))
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in sorted((self.root / ".work").glob("*")):
+            lock = self._lock_of(folder.name)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 continue  # a build under way
-            if not folder.name.startswith("pruned-"):
-                removed.append((folder, sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())))
+            removed.append((folder, _bytes(folder)))
             shutil.rmtree(folder, ignore_errors=True)
-            lock.release()
-            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()  # its file stays: whoever is waiting would hold a lock on a file that nobody else finds
         return removed
 
     # ---- inside
+
+    def _lock_of(self, payload_fingerprint: str) -> FileLock:
+        path = self.root / ".locks" / f"{payload_fingerprint[:_DIGITS]}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path)
 
     def _read_manifest(self, folder: Path) -> dict[str, Any] | None:
         if folder not in self._manifests:
             try:
                 manifest = json.loads((folder / MANIFEST).read_bytes())
                 complete = {"kind", "label", "fingerprint", "payload", "files", "summary", "provenance"} <= manifest.keys()
-                consistent = complete and fingerprint(manifest["payload"]) == manifest["fingerprint"]
-                self._manifests[folder] = manifest if consistent else None
-            except (OSError, ValueError, AttributeError):
-                self._manifests[folder] = None
+                if not complete or fingerprint(manifest["payload"]) != manifest["fingerprint"]:
+                    return None
+            except (OSError, ValueError, TypeError, AttributeError):
+                return None
+            self._manifests[folder] = manifest
         return self._manifests[folder]
 
-    def _damaged_files(self, artifact: Artifact) -> list[str]:
-        if artifact.folder in self._verified:
-            return []
-        actual = _checksums(artifact.folder)
-        damaged = [name for name, entry in artifact.manifest["files"].items() if actual.get(name) != entry]
-        if not damaged:
-            self._verified.add(artifact.folder)
-        return damaged
+    def _damaged_files(self, folder: Path, payload_fingerprint: str) -> list[str]:
+        manifest = self._read_manifest(folder)
+        if manifest is None or manifest["fingerprint"] != payload_fingerprint:
+            return [MANIFEST]
+        actual = _checksums(folder)
+        return [name for name, entry in manifest["files"].items() if actual.get(name) != entry]
 
 
 def write_durably(path: Path, content: bytes) -> None:
     """Write a file so that after a crash it has its old content or the new, never a mixture."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)  # on a full disk above all
+        raise
     _flush_directory(path.parent)
 
 
@@ -298,14 +311,14 @@ def hash_file(path: Path) -> str:
 
 def _checksums(folder: Path) -> dict[str, dict[str, Any]]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    return {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": hash_file(path)} for path in files
-    }
+    return {path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": hash_file(path)} for path in files}
 
 
 def _flush(folder: Path) -> None:
     for path in folder.rglob("*"):
-        if path.is_file():
+        if path.is_dir():
+            _flush_directory(path)
+        elif path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     _flush_directory(folder)
@@ -315,6 +328,10 @@ def _flush_directory(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _short(value: Any) -> str:

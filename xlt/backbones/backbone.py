@@ -36,6 +36,7 @@ class Backbone:
         self.tokenizer = tokenizer
         self.anatomy = anatomy
         self.modules: list[Module] = []
+        self._own = {id(part): _named_once(part, model.base_model_prefix) for part in (self.model, self.encoder)}
 
     @classmethod
     def open(cls, folder: Path, anatomy: str | None = None, language_head: bool = False) -> Backbone:
@@ -89,6 +90,10 @@ class Backbone:
     def language_head(self) -> nn.Module:
         return self.model.get_submodule(self.anatomy.language_head)
 
+    def own_parameters(self, part: nn.Module) -> dict[str, nn.Parameter]:
+        """The pretrained parameters of the model or the encoder, without those of attached modules."""
+        return self._own[id(part)]
+
     def site(self, layer: int) -> Site:
         """The site of a layer, put into its place when first asked for."""
         parent, name = self._feed_forward(layer)
@@ -116,6 +121,15 @@ class Backbone:
     def _feed_forward(self, layer: int) -> tuple[nn.Module, str]:
         path, _, name = self.anatomy.feed_forward.rpartition(".")
         return self.layers[layer].get_submodule(path), name
+
+
+def _named_once(part: nn.Module, encoder_prefix: str) -> dict[str, nn.Parameter]:
+    """The parameters by name; one that several modules share goes by its name in the encoder."""
+    named = sorted(part.named_parameters(remove_duplicate=False), key=lambda item: not item[0].startswith(f"{encoder_prefix}."))
+    names: dict[int, str] = {}
+    for name, parameter in named:
+        names.setdefault(id(parameter), name)
+    return {name: parameter for name, parameter in named if names[id(parameter)] == name}
 
 
 def config_from_shape(shape: Mapping[str, Any]) -> PretrainedConfig:

@@ -23,7 +23,7 @@ class TextFiles(Corpus):
     """Files of one language.
 
     Attributes:
-        path: a file, a folder (all .txt, .jsonl and .parquet files below it) or a list of these. `{lang}` in it stands
+        path: a file, a folder (all .txt, .jsonl and .parquet files below it) or a list of these. `@lang` in it stands
             for the language's key, so that one setting serves a sweep over languages.
         column: the field of JSON lines and Parquet rows that holds the text.
     """
@@ -54,12 +54,12 @@ class TextFiles(Corpus):
         return [self.path] if isinstance(self.path, str) else list(self.path or [])
 
     def _shown(self, language: Language) -> str:
-        return ", ".join(path.replace("{lang}", language.key) for path in self._paths())
+        return ", ".join(path.replace("@lang", language.key) for path in self._paths())
 
     def _files(self, language: Language) -> list[Path]:
         files: list[Path] = []
         for name in self._paths():
-            path = Path(name.replace("{lang}", language.key)).expanduser()
+            path = Path(name.replace("@lang", language.key)).expanduser()
             if not path.exists():
                 near = path.parent.iterdir() if path.parent.is_dir() else []
                 raise UserError(f"data.path={path}: there is no such file or folder. {suggest(path.name, [p.name for p in near], 'names beside it')}")

@@ -24,6 +24,7 @@ from xlt.methods.base import Method, Module
 
 _INITIAL_STANDARD_DEVIATION = 0.02  # of all weights; biases start at 0 (method "bert" of AdapterHub)
 _NAME = "xlt"  # the adapter's name inside the keys of the files
+_INVERTIBLE = "invertible_adapter"  # its name below the embeddings
 
 
 class BottleneckAdapter(nn.Module):
@@ -96,6 +97,9 @@ class Bottleneck(Method):
             raise UserError(
                 f"{folder} does not fit this backbone and these settings: missing {missing[:3]}, unexpected {unexpected[:3]}."
             )
+        resized = sorted(key for key, tensor in expected.items() if stored[key].shape != tensor.shape)
+        if resized:
+            raise UserError(f"{folder} does not fit this backbone and these settings: of another size are {resized[:3]}.")
         with torch.no_grad():
             for key, tensor in expected.items():
                 tensor.copy_(stored[key])
@@ -112,13 +116,13 @@ class BottleneckModule(Module):
     """
 
     def __init__(self, method: Bottleneck, backbone: Backbone) -> None:
+        layers = len(backbone.layers)
+        if any(layer not in range(layers) for layer in method.leave_out):
+            raise UserError(f"method.leave_out={method.leave_out}: the backbone's layers are 0 to {layers - 1}.")
         is_first = not backbone.modules
         super().__init__(backbone)
         self.method = method
         hidden = backbone.config.hidden_size
-        layers = len(backbone.layers)
-        if any(layer not in range(layers) for layer in method.leave_out):
-            raise UserError(f"method.leave_out={method.leave_out}: the backbone's layers are 0 to {layers - 1}.")
         bottleneck = max(1, int(hidden // method.reduction_factor))
         device = next(backbone.model.parameters()).device
         self.adapters: dict[int, BottleneckAdapter] = {}
@@ -131,7 +135,8 @@ class BottleneckModule(Module):
         self._hooks: list[Any] = []
         if method.invertible and is_first:
             invertible = InvertibleAdapter(hidden, method.invertible_reduction_factor, method.activation).to(device)
-            self.invertible = invertible
+            self.invertible = invertible.train(backbone.model.training)
+            backbone.embeddings.add_module(_INVERTIBLE, invertible)  # so that it moves to a device with the model
             self._hooks.append(backbone.embeddings.register_forward_hook(lambda module, inputs, output: invertible(output)))
             output_embedding = backbone.model.get_output_embeddings()
             if output_embedding is not None:
@@ -176,6 +181,8 @@ class BottleneckModule(Module):
         self.backbone.remove_empty_sites()
         for hook in self._hooks:
             hook.remove()
+        if self.invertible is not None:
+            delattr(self.backbone.embeddings, _INVERTIBLE)
 
 
 def _two_layers(inputs: int, inside: int, outputs: int, activation: str) -> nn.Sequential:

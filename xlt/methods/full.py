@@ -9,35 +9,39 @@ import torch
 from torch import nn
 
 from xlt.backbones.backbone import Backbone
+from xlt.errors import UserError
 from xlt.methods.base import Method, Module
 
 
 class FullModule(Module):
-    """Other weights in the backbone's own tensors; what they were is kept aside for `detach`."""
+    """Other weights in the backbone's own tensors; what they were is kept aside for `detach`.
+
+    Args:
+        part: the model or the encoder, whose own parameters are trained; those of modules under this one are not.
+    """
 
     def __init__(self, backbone: Backbone, part: nn.Module) -> None:
         super().__init__(backbone)
         self._part = part
-        self._pristine = {
-            name: parameter.detach().cpu().clone() for name, parameter in part.named_parameters() if not parameter.is_meta
-        }
-        part.requires_grad_(True)
+        self._own = backbone.own_parameters(part)
+        self._pristine = {name: tensor.detach().cpu().clone() for name, tensor in self._own.items() if not tensor.is_meta}
+        for parameter in self._own.values():
+            parameter.requires_grad_(True)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        return dict(self._part.named_parameters())
+        return dict(self._own)
 
     def save(self, folder: Path) -> None:
-        self._part.save_pretrained(folder)
+        self._part.save_pretrained(folder, state_dict={name: tensor.detach() for name, tensor in self._own.items()})
         if self.backbone.tokenizer is not None:
             self.backbone.tokenizer.save_pretrained(folder)
 
     def detach(self) -> None:
         super().detach()
-        self._part.requires_grad_(False)
+        self.freeze()
         with torch.no_grad():
-            for name, parameter in self._part.named_parameters():
-                if name in self._pristine:
-                    parameter.copy_(self._pristine[name])
+            for name, tensor in self._pristine.items():
+                self._own[name].copy_(tensor)
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,14 @@ class FullFineTuning(Method):
 
     def load(self, backbone: Backbone, folder: Path) -> FullModule:
         # Where the backbone was opened without a language head, the stored one is left aside.
+        model, report = type(backbone.model).from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        stored = {name: tensor for name, tensor in model.named_parameters(remove_duplicate=False) if name not in report["missing_keys"]}
         module = FullModule(backbone, backbone.model)
-        stored = dict(type(backbone.model).from_pretrained(folder).named_parameters())
-        parameters = module.parameters()
-        missing = parameters.keys() - stored.keys()
-        if missing:
-            raise ValueError(f"{folder} lacks {sorted(missing)[:3]}")
+        unfit = [name for name, own in module.parameters().items() if name not in stored or stored[name].shape != own.shape]
+        if unfit:
+            raise UserError(f"{folder} is not a full copy of this backbone: it lacks, or has in another size, {', '.join(unfit[:3])}.")
         with torch.no_grad():
-            for name, parameter in parameters.items():
+            for name, parameter in module.parameters().items():
                 parameter.copy_(stored[name])
         module.freeze()
         return module

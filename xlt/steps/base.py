@@ -49,6 +49,7 @@ class Runtime:
         device: where models run.
         flops_per_second: what the device achieves, for estimates.
         command: what the user typed, to say how to resume.
+        tracker_folder: where the tracker may keep files.
         record: fields of the record that only the whole run knows (its configuration, for one).
     """
 
@@ -58,6 +59,7 @@ class Runtime:
     languages: LanguageTable
     tracker: Tracker
     command: str
+    tracker_folder: Path
     record: Mapping[str, Any] = field(default_factory=dict)
 
 

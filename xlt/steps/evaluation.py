@@ -43,7 +43,7 @@ class EvaluationStep(Step):
         return {"lang": self.language.key, "bootstrap_samples": self.bootstrap_samples}
 
     def inputs(self) -> dict[str, Step]:
-        return {**self.task_module.inputs(), "task_module": self.task_module, "test_examples": self.examples}
+        return {"test_examples": self.examples, **self.task_module.inputs(), "task_module": self.task_module}
 
     def build(self, bench: Workbench) -> None:
         task = self.task_module.task

@@ -87,7 +87,7 @@ def train_language_model(
     objective = LanguageModelling(backbone, training)
     settings, runtime = training.loop, bench.runtime
     announce(title, backbone, parameters, settings, len(train), train.tokens / len(train), runtime, language_head=True)
-    runtime.tracker.start(title, {"train": identity(training), "seed": seed}, bench.checkpoint.parent / "tracker")
+    runtime.tracker.start(title, {"train": identity(training), "seed": seed}, runtime.tracker_folder)
     trainer = Trainer(
         model=backbone.model,
         parameters=parameters,

@@ -52,8 +52,9 @@ class TaskModuleStep(Step):
         }  # fmt: skip
 
     def inputs(self) -> dict[str, Step]:
+        # Examples first: a wrong label is then found before hours go into a language module.
         module = {"language_module": self.language_module} if self.language_module else {}
-        return {"backbone": self.backbone, **module, "examples": self.examples}
+        return {"examples": self.examples, "backbone": self.backbone, **module}
 
     def build(self, bench: Workbench) -> None:
         backbone = open_below(self, bench.inputs)
@@ -68,7 +69,7 @@ class TaskModuleStep(Step):
         settings, runtime = self.training, bench.runtime
         announce(self.label, backbone, parameters, settings, len(train), tokens_per_example, runtime, language_head=False)
         seed = derive_seed(self.seed, "task module")
-        runtime.tracker.start(self.label, self.fields(), bench.checkpoint.parent / "tracker")
+        runtime.tracker.start(self.label, self.fields(), runtime.tracker_folder)
         trainer = Trainer(
             model=composition.model,
             parameters=parameters,

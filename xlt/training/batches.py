@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -57,5 +58,5 @@ def pad(sequences: Sequence[Sequence[int]], value: int, multiple: int = 1, left:
     result = torch.full((len(sequences), length), value, dtype=torch.long)
     for row, sequence in zip(result, sequences, strict=True):
         place = slice(length - len(sequence), length) if left else slice(0, len(sequence))
-        row[place] = torch.as_tensor(sequence, dtype=torch.long)
+        row[place] = torch.from_numpy(np.array(sequence, dtype=np.int64))
     return result

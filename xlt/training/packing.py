@@ -70,7 +70,7 @@ def packed(documents: Iterable[str], tokenizer: Any, length: int) -> Iterator[li
     blocks = 0
     for chunk in _chunks(documents):
         for ids in tokenizer(chunk, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]:
-            waiting += [*ids, separator]
+            waiting += [*ids, separator] if ids else []
         cut = len(waiting) - len(waiting) % room
         for start in range(0, cut, room):
             yield [*begin, *waiting[start : start + room], *end]

@@ -74,8 +74,9 @@ class WandbTracker(Tracker):
 
         folder.mkdir(parents=True, exist_ok=True)
         wandb.init(
-            project=self.project, entity=self.entity, mode=self.mode, name=name, config=config, dir=str(folder), reinit="finish_previous"
-        )
+            project=self.project, entity=self.entity, mode=self.mode, name=name, config=config, dir=str(folder),
+            reinit="finish_previous", settings=wandb.Settings(silent=True),
+        )  # fmt: skip
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         import wandb
@@ -85,4 +86,4 @@ class WandbTracker(Tracker):
     def finish(self) -> None:
         import wandb
 
-        wandb.finish(quiet=True)
+        wandb.finish()
