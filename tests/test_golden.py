@@ -56,9 +56,8 @@ def case(request: pytest.FixtureRequest, shared: Path) -> Case:
     assert description["composition"]["type"] == "Stack"
     leaves = [child["children"][0] for child in description["composition"]["children"]]
     modules = [attach(backbone, folder / description["adapters"][name]["dir"]) for name in leaves]
-    return Case(
-        folder, description, backbone, modules, load_file(folder / "inputs.safetensors"), load_file(folder / "outputs.safetensors")
-    )
+    inputs, outputs = (load_file(folder / f"{name}.safetensors") for name in ("inputs", "outputs"))
+    return Case(folder, description, backbone, modules, inputs, outputs)
 
 
 def attach(backbone: Backbone, folder: Path) -> BottleneckModule:

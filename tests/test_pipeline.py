@@ -27,7 +27,7 @@ def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[str, 
 
 def made(said: str) -> list[str]:
     """The kinds of the steps that were made, in order."""
-    return re.findall(r"^making (?:anew )?(\w+) ", said, re.MULTILINE)
+    return re.findall(r"^making (\w+) ", said, re.MULTILINE)
 
 
 def test_from_text_to_score(overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,6 +142,18 @@ def test_damage_is_named_and_mended(overrides: list[str], tmp_path: Path, capsys
     assert f"language_module {module.parent.name} is damaged (adapter.safetensors)" in said
     assert made(said) == ["language_module", "task_module", "evaluation"]
     assert module.read_bytes() == original
+
+
+def test_a_renamed_model_is_still_the_same(
+    overrides: list[str], world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    run(overrides, capsys)
+    shutil.copytree(world / "models" / "bert", tmp_path / "copy")
+    renamed = [text for text in overrides if not text.startswith("model.path")] + [f"model.path={tmp_path}/copy"]
+    _, said = run(renamed, capsys)
+    assert made(said) == []
 
 
 def test_force_makes_everything_anew(overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,8 +94,8 @@ class Session:
             if artifact is not None:
                 log.info("reusing %s, which another process made", what)
                 return artifact
-            verb = "making anew" if self.reuse == "force" else "making"
-            log.info("%s %s (%s)", verb, what, self.store.explain_miss(step.kind, step.payload))
+            reason = "reuse=force" if self.reuse == "force" else self.store.explain_miss(step.kind, step.payload)
+            log.info("making %s (%s)", what, reason)
             with self.store.build(step.kind, step.label, step.payload) as (work, notes):
                 meter = Meter(self.runtime.device)
                 step.build(Workbench(inputs, work.folder, work.checkpoint, self.runtime, notes["summary"]))

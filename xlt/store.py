@@ -101,6 +101,7 @@ class Store:
         self._say = say
         self._verified: set[Path] = set()
         self._manifests: dict[Path, dict[str, Any]] = {}
+        self._by_fingerprint: dict[str, dict[str, Path]] = {}  # of kinds in which something was looked for in vain
 
     # ---- looking up
 
@@ -108,9 +109,19 @@ class Store:
         """The folder in which an artifact lies when it is finished."""
         return self.root / kind / f"{label[:160]}-{payload_fingerprint[:_DIGITS]}"
 
+    def find(self, kind: str, label: str, payload_fingerprint: str) -> Path:
+        """Where the artifact lies: in its place, or under another label (of a model that was renamed, say)."""
+        place = self.place(kind, label, payload_fingerprint)
+        if place.is_dir():
+            return place
+        if kind not in self._by_fingerprint:
+            self._by_fingerprint[kind] = {path.name.rpartition("-")[2]: path for path in (self.root / kind).glob("*-*")}
+        other = self._by_fingerprint[kind].get(payload_fingerprint[:_DIGITS])
+        return other if other is not None and other.is_dir() else place
+
     def peek(self, kind: str, label: str, payload_fingerprint: str) -> Artifact | None:
         """The finished artifact, by its manifest and the sizes of its files alone."""
-        folder = self.place(kind, label, payload_fingerprint)
+        folder = self.find(kind, label, payload_fingerprint)
         manifest = self._read_manifest(folder)
         if manifest is None or manifest["fingerprint"] != payload_fingerprint:
             return None
@@ -122,7 +133,8 @@ class Store:
 
     def get(self, kind: str, label: str, payload_fingerprint: str) -> Artifact | None:
         """The finished artifact after its checksums have been compared; a damaged one is named and set aside."""
-        folder = self.place(kind, label, payload_fingerprint)
+        self._by_fingerprint.pop(kind, None)
+        folder = self.find(kind, label, payload_fingerprint)
         if not folder.is_dir():
             return None
         self._manifests.pop(folder, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -107,6 +108,14 @@ class PretrainedBackboneStep(BackboneStep):
         raise AssertionError("an external step is not built")
 
 
+def _word_pieces(vocabulary: dict[str, int] | None) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
 @dataclass(frozen=True)
 class TokenizerStep(Step):
     """Learns word pieces (Wu et al. 2016; cased, NFC) from the text of several languages, each weighing by its size."""
@@ -129,14 +138,18 @@ class TokenizerStep(Step):
         return {f"text_{step.language.key}": step for step in self.texts}
 
     def build(self, bench: Workbench) -> None:
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.NFC()
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.decoder = decoders.WordPiece()
-        specials = list(_SPECIAL_TOKENS.values())
-        trainer = trainers.WordPieceTrainer(vocab_size=self.vocabulary_size, special_tokens=specials, show_progress=False)
-        texts = (document for role in self.inputs() for document in read_documents(bench.inputs[role].folder, "train"))
-        tokenizer.train_from_iterator(texts, trainer)
+        def documents() -> Iterator[str]:
+            return (document for role in self.inputs() for document in read_documents(bench.inputs[role].folder, "train"))
+
+        tokenizer = _word_pieces(None)
+        # The trainer breaks ties by the pieces' numbers, and gives the continuing characters theirs in the order of a hash map,
+        # another one in each process; as special tokens of the training they get the order of this list.
+        split, normalise = tokenizer.pre_tokenizer.pre_tokenize_str, tokenizer.normalizer.normalize_str
+        continuing = {character for text in documents() for word, _ in split(normalise(text)) for character in word[1:]}
+        first = [*_SPECIAL_TOKENS.values(), *(f"##{character}" for character in sorted(continuing))]
+        trainer = trainers.WordPieceTrainer(vocab_size=self.vocabulary_size, special_tokens=first, show_progress=False)
+        tokenizer.train_from_iterator(documents(), trainer)
+        tokenizer = _word_pieces(tokenizer.get_vocab())  # in which they are no special tokens any more
         begin, end = ("[CLS]", tokenizer.token_to_id("[CLS]")), ("[SEP]", tokenizer.token_to_id("[SEP]"))
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[begin, end]

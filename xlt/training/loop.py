@@ -167,7 +167,7 @@ class Trainer:
                     progress.seconds, progress.loss_sum = time.monotonic() - started, float(losses)
                     self._save(progress, best_parameters, optimizer, scheduler)
                     since_checkpoint = time.monotonic()
-                if interruption.requested and progress.step < total:
+                if interruption.requested:
                     raise Interrupted(
                         f"Stopped at step {progress.step:,} of {total:,}; the state is saved. To go on from there: {self.resume_command}"
                     )

@@ -23,6 +23,7 @@ from xlt.training.settings import LanguageTraining
 
 _LENGTH_STEP = 32  # batches of lines are padded to a multiple of this, so that few shapes occur
 _VALIDATION_SEED = 20_250_201  # validation masks are the same at every evaluation and for every module
+_VALIDATION_ROWS = 64  # examples whose masks are drawn together, however many of them the memory holds at a time
 
 
 class Objective(Protocol):
@@ -69,11 +70,13 @@ class LanguageModelling:
         return {"input_ids": inputs, "attention_mask": attention, "labels": labels}
 
     def validation_batches(self, tokens: TokenFile, batch_size: int) -> Iterator[Batch]:
-        """Batches over the first validation examples, the same ones with the same masks each time."""
+        """Batches over the first validation examples, the same ones with the same masks each time and for any `batch_size`."""
         size = min(len(tokens), self.settings.validation_examples)
-        for start in range(0, size, batch_size):
+        for start in range(0, size, _VALIDATION_ROWS):
             draw = generator(_VALIDATION_SEED, "validation", start)
-            yield self.make(tokens, range(start, min(start + batch_size, size)), draw)
+            drawn = self.make(tokens, range(start, min(start + _VALIDATION_ROWS, size)), draw)
+            for first in range(0, len(drawn["input_ids"]), batch_size):
+                yield {name: tensor[first : first + batch_size] for name, tensor in drawn.items()}
 
     def count(self, batch: Batch) -> int:
         labels = batch["labels"] if self.masked else batch["labels"][:, 1:]

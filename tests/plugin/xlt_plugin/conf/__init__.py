@@ -1,0 +1,1 @@
+"""Its choices: hydra.searchpath=[pkg://xlt_plugin.conf]."""
