@@ -54,7 +54,8 @@ def prune(store: Store, kinds: list[str], really: bool) -> None:
         doomed = [artifact for artifact in artifacts if artifact.fingerprint not in keep]
         for artifact in doomed:
             print(f"{readable(artifact.size):>9}  {artifact.folder}")
-        print(f"{readable(sum(artifact.size for artifact in doomed)):>9}  would go, and the remains of killed builds; --yes removes them")
+        size = readable(sum(artifact.size for artifact in doomed))
+        print(f"{size:>9}  would go, and the remains of killed builds; --yes removes them")
         return
     removed = store.prune(keep)
     for folder, size in removed:

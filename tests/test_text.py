@@ -8,19 +8,18 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from xlt.corpora.base import Corpus
 from xlt.errors import UserError
 from xlt.languages import Language, load_languages
-from xlt.steps.base import Runtime, Workbench
+from xlt.steps.base import Workbench
 from xlt.steps.text import TextStep, clean, read_documents
-from xlt.training.tracking import NoTracker
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,8 @@ def build(folder: Path, texts: list[str], seed: int = 0, **settings: Any) -> Spl
     corpus = Documents(name="documents", texts=texts, **settings)
     languages = load_languages()
     folder.mkdir()
-    runtime = Runtime(torch.device("cpu"), 1.0, None, languages, NoTracker(), "")  # type: ignore[arg-type]
-    bench = Workbench({}, folder, folder, runtime, {})
+    runtime = SimpleNamespace(languages=languages, hub=None)  # all that a text asks for
+    bench = Workbench({}, folder, folder, runtime, {})  # type: ignore[arg-type]
     TextStep(corpus, languages.find("mt"), {}, seed).build(bench)
     card = json.loads((folder / "card.json").read_text())
     assert bench.summary == card

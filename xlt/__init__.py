@@ -1,7 +1,7 @@
 """xlt adapts language models to low-resource languages, and measures what that buys.
 
-    record = xlt.run("method=seq_bn_inv", "lang=mt", "task=sib200")
-    xlt.load(record).predict(["Il-kelb jiġri fil-ġnien."])
+record = xlt.run("method=seq_bn_inv", "lang=mt", "task=sib200")
+xlt.load(record).predict(["Il-kelb jiġri fil-ġnien."])
 """
 
 from __future__ import annotations

@@ -131,10 +131,10 @@ def _explain_choice(error: MissingConfigException) -> str:
 
 def _explain_key(error: Exception, arguments: Sequence[str]) -> str:
     text = str(error)
-    unknown = re.search(r"Could not (?:override|append to|delete from) '([^']+)'|No match in the defaults list.*?'([^']+)'|Key '([^']+)' is not in struct", text, re.DOTALL)
-    if unknown is None or "is not a valid" in text or "validation" in text.lower():
+    unknown = re.search(r"Could not (?:override|append to|delete from) '([^']+)'", text)
+    if unknown is None:
         return " ".join(text.split())
-    key = next(group for group in unknown.groups() if group)
+    key = unknown[1]
     section = key.rpartition(".")[0]
     keys = _known_keys([argument for argument in arguments if not argument.lstrip("+~").startswith(key)])
     beside = [name for name in keys if name.rpartition(".")[0] == section]
@@ -198,4 +198,3 @@ def _remove_if_empty(folder: Path) -> None:
             path.rmdir()
         except OSError:
             return
-

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -99,7 +100,9 @@ def build_fields(component_class: type[Component], node: DictConfig, where: str)
         for part in key.split(".")[:-1]:
             section = _field_class(section, part)
         names = [field.name for field in dataclasses.fields(section)] if section else []
-        raise UserError(f"{prefix}{key} is not a setting. {suggest(key.split('.')[-1], names, 'settings here')}") from error
+        raise UserError(
+            f"{prefix}{key} is not a setting. {suggest(key.rsplit('.', maxsplit=1)[-1], names, 'settings here')}"
+        ) from error
     except MissingMandatoryValue as error:
         raise UserError(f"{prefix}{error.full_key or error.key} has no value: give it one on the command line.") from error
     except OmegaConfBaseException as error:
@@ -122,7 +125,7 @@ def check(component: Any, where: str) -> None:
             continue
         limits = field.metadata
         for element in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(element, float) and element != element:
+            if isinstance(element, float) and math.isnan(element):
                 raise UserError(f"{path} is not a number.")
             if limits.get("above") is not None and not element > limits["above"]:
                 raise UserError(f"{path}={element} is out of range: it has to be above {limits['above']}.")

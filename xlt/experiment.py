@@ -11,7 +11,6 @@ import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -226,9 +225,7 @@ class Experiment:
         backbone = self.backbone()
         if isinstance(backbone, PretrainedBackboneStep):
             backbone.check_weights(language_head=True)
-        return LanguageModuleStep(
-            method, language, backbone, tuple(tokens), self.train.language, self.settings.language.seed
-        )
+        return LanguageModuleStep(method, language, backbone, tuple(tokens), self.train.language, self.settings.language.seed)
 
 
 def store_folder(settings: Settings) -> Path:
@@ -245,7 +242,9 @@ def choose_device(settings: Settings) -> torch.device:
     """
     available = torch.cuda.is_available()
     if settings.device == "cuda" and not available:
-        raise UserError("device=cuda, but torch finds no GPU here. Use device=cpu (train=quick is made for it) or a machine with one.")
+        raise UserError(
+            "device=cuda, but torch finds no GPU here. Use device=cpu (train=quick is made for it) or a machine with one."
+        )
     return torch.device("cuda" if available and settings.device != "cpu" else "cpu")
 
 

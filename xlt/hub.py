@@ -77,9 +77,7 @@ class Hub:
         if Path(name).expanduser().is_dir() and (kind == "model" or not _HUB_ID.fullmatch(name)):
             return Source(name, Path(name).expanduser(), None)
         if not _HUB_ID.fullmatch(name):
-            raise UserError(
-                f"{name!r} is neither a folder here nor a {kind} id of the hub, which reads «organisation/name»."
-            )
+            raise UserError(f"{name!r} is neither a folder here nor a {kind} id of the hub, which reads «organisation/name».")
         if self.mirror is not None and (self.mirror / name).is_dir():
             return Source(name, self.mirror / name, None)
         return Source(name, None, self._commit(name, kind, revision))
@@ -170,9 +168,7 @@ class Hub:
         if source.folder is not None:
             self._builder(source, config)
 
-    def rows(
-        self, source: Source, config: str | None, split: str, files: str | None = None
-    ) -> Iterator[dict[str, Any]]:
+    def rows(self, source: Source, config: str | None, split: str, files: str | None = None) -> Iterator[dict[str, Any]]:
         """The rows of one split, streamed.
 
         Args:
@@ -248,7 +244,8 @@ def _dataset_builder(source: Source, config: str | None, files: str | None, mirr
             raise
         names = re.findall(r"'([^']+)'", available[1])
         where = f"its clone in {source.folder}" if source.folder else "the hub"
-        raise UserError(f"{source.name} has no configuration {config} in {where}. {suggest(str(config), names, 'configurations')}") from error
+        hint = suggest(str(config), names, "configurations")
+        raise UserError(f"{source.name} has no configuration {config} in {where}. {hint}") from error
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
             raise

@@ -83,16 +83,19 @@ class Plan:
         missing = [planned for planned in self.steps if planned.state in ("miss", "unresolved")]
         trained = [planned for planned in self.steps if planned.step.kind in ("backbone", "language_module", "task_module")]
         counts = {kind: sum(planned.step.kind == kind for planned in trained) for kind in _KINDS}
-        modules = ", ".join(f"{count} {kind.replace('_', ' ')}{'s' if count != 1 else ''}" for kind, count in counts.items() if count)
+        modules = ", ".join(_counted(count, kind.replace("_", " ")) for kind, count in counts.items() if count)
         flops = sum(planned.estimate.flops for planned in missing)
         present = sum(planned.state in ("hit", "ready") for planned in self.steps)
         time = f"about {readable_time(training_seconds(flops, flops_per_second))} here" if flops else "time unknown"
-        runs = len(self.experiments)
         work = f"{flops:.1e} FLOPs, {time}" if missing else "nothing to do"
         return (
-            f"{runs} run{'s' if runs != 1 else ''}: {len(self.steps)} steps ({modules}); {present} of them are there, "
+            f"{_counted(len(self.experiments), 'run')}: {len(self.steps)} steps ({modules}); {present} of them are there, "
             f"{len(missing)} to do: {work}"
         )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def find(step: Step, store: Store) -> Artifact | None:

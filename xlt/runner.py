@@ -124,7 +124,7 @@ def run_config(config: DictConfig, folder: Path, overrides: list[str]) -> Record
     settings = experiment.settings
     store = Store(store_folder(settings), say=log.warning)
     if settings.plan:
-        print(Plan([experiment], store).show(flops_per_second(torch.device("cpu"))))
+        print(Plan([experiment], store).show(flops_per_second(choose_device(settings))))
         return None
     return run_experiment(experiment, store, folder, overrides)
 

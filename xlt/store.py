@@ -109,7 +109,7 @@ class Store:
         """The folder in which an artifact lies when it is finished."""
         return self.root / kind / f"{label[:160]}-{payload_fingerprint[:_DIGITS]}"
 
-    def find(self, kind: str, label: str, payload_fingerprint: str) -> Path:
+    def folder_of(self, kind: str, label: str, payload_fingerprint: str) -> Path:
         """Where the artifact lies: in its place, or under another label (of a model that was renamed, say)."""
         place = self.place(kind, label, payload_fingerprint)
         if place.is_dir():
@@ -121,7 +121,7 @@ class Store:
 
     def peek(self, kind: str, label: str, payload_fingerprint: str) -> Artifact | None:
         """The finished artifact, by its manifest and the sizes of its files alone."""
-        folder = self.find(kind, label, payload_fingerprint)
+        folder = self.folder_of(kind, label, payload_fingerprint)
         manifest = self._read_manifest(folder)
         if manifest is None or manifest["fingerprint"] != payload_fingerprint:
             return None
@@ -134,7 +134,7 @@ class Store:
     def get(self, kind: str, label: str, payload_fingerprint: str) -> Artifact | None:
         """The finished artifact after its checksums have been compared; a damaged one is named and set aside."""
         self._by_fingerprint.pop(kind, None)
-        folder = self.find(kind, label, payload_fingerprint)
+        folder = self.folder_of(kind, label, payload_fingerprint)
         if not folder.is_dir():
             return None
         self._manifests.pop(folder, None)
@@ -157,7 +157,9 @@ class Store:
         nearest: list[str] | None = None
         for artifact in self.list(kind):
             lines = differences(artifact.manifest["payload"], payload)
-            if lines and (nearest is None or len(lines) < len(nearest)):
+            if not lines:
+                return "the one in the store is damaged"
+            if nearest is None or len(lines) < len(nearest):
                 nearest = lines
         if nearest is None:
             return "first of its kind"

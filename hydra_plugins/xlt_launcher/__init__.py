@@ -9,7 +9,6 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import open_dict
 
-
 ConfigStore.instance().store(
     group="hydra/launcher", name="xlt", node={"_target_": "hydra_plugins.xlt_launcher.XltLauncher"}, provider="xlt"
 )

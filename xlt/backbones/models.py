@@ -52,7 +52,7 @@ class PretrainedModel(Model):
 
     path: str = setting("???", identity=False)
     revision: str | None = setting(None, identity=False)
-    shape: dict[str, Any] = setting({}, identity=False)
+    shape: dict[str, Any] = field(default_factory=dict, metadata={"identity": False})
 
     @property
     def label(self) -> str:
@@ -89,10 +89,13 @@ class ScratchModel(Model):
     def verify(self, where: str) -> None:
         """Called by the configuration check."""
         if not self.languages:
-            raise UserError(f"{where}.languages is empty: say whose text the backbone reads, for example '{where}.languages=[en,mt]'.")
+            raise UserError(
+                f"{where}.languages is empty: say whose text the backbone reads, for example '{where}.languages=[en,mt]'."
+            )
         model_type = str(self.shape.get("model_type"))
         if model_type.replace("-", "_") not in known_architectures() and self.anatomy is None:
-            raise UserError(f"{where}.shape.model_type={model_type} is no choice. {suggest(model_type, known_architectures(), 'types')}")
+            hint = suggest(model_type, known_architectures(), "types")
+            raise UserError(f"{where}.shape.model_type={model_type} is no choice. {hint}")
         if self.shape.get("hidden_size", 0) % max(1, self.shape.get("num_attention_heads", 1)):
             raise UserError(f"{where}.shape.hidden_size={self.shape['hidden_size']} has to be a multiple of num_attention_heads.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class TextFiles(Corpus):
         column: the field of JSON lines and Parquet rows that holds the text.
     """
 
-    path: Any = setting("???", identity=False)
+    path: Any = field(default="???", metadata={"identity": False})
     column: str = setting("text")
 
     def verify(self, where: str) -> None:
@@ -61,13 +61,15 @@ class TextFiles(Corpus):
         for name in self._paths():
             path = Path(name.replace("@lang", language.key)).expanduser()
             if not path.exists():
-                near = path.parent.iterdir() if path.parent.is_dir() else []
-                raise UserError(f"data.path={path}: there is no such file or folder. {suggest(path.name, [p.name for p in near], 'names beside it')}")
+                beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+                hint = suggest(path.name, beside, "names beside it")
+                raise UserError(f"data.path={path}: there is no such file or folder. {hint}")
             found = sorted(p for p in path.rglob("*") if p.suffix in _SUFFIXES and p.is_file()) if path.is_dir() else [path]
             if not found:
                 raise UserError(f"data.path={path} holds no {', '.join(_SUFFIXES)} files.")
             if path.suffix not in _SUFFIXES and path.is_file():
-                raise UserError(f"data.path={path}: text is read from {', '.join(_SUFFIXES)} files, not from {path.suffix or 'files without an ending'}.")
+                kind = path.suffix or "files without an ending"
+                raise UserError(f"data.path={path}: text is read from {', '.join(_SUFFIXES)} files, not from {kind}.")
             files += found
         return files
 
@@ -91,7 +93,8 @@ def _read(file: Path, column: str) -> Iterator[str]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise UserError(f"{file}, line {number} is not JSON ({error}). Each line has to be an object with a field {column}.") from error
+                wanted = f"Each line has to be an object with a field {column}."
+                raise UserError(f"{file}, line {number} is not JSON ({error}). {wanted}") from error
             _require(column, row if isinstance(row, dict) else [], file)
             yield str(row[column] or "")
 

@@ -161,7 +161,8 @@ class BottleneckModule(Module):
 
     def save(self, folder: Path) -> None:
         method, config = self.method, self.backbone.config
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in self.named_tensors().items()}, folder / "adapter.safetensors")
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.named_tensors().items()}
+        save_file(tensors, folder / "adapter.safetensors")
         description = {
             "config": {
                 "mh_adapter": False, "output_adapter": True, "reduction_factor": method.reduction_factor,

@@ -54,11 +54,14 @@ class FullFineTuning(Method):
     def load(self, backbone: Backbone, folder: Path) -> FullModule:
         # Where the backbone was opened without a language head, the stored one is left aside.
         model, report = type(backbone.model).from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-        stored = {name: tensor for name, tensor in model.named_parameters(remove_duplicate=False) if name not in report["missing_keys"]}
+        named = model.named_parameters(remove_duplicate=False)
+        stored = {name: tensor for name, tensor in named if name not in report["missing_keys"]}
         module = FullModule(backbone, backbone.model)
         unfit = [name for name, own in module.parameters().items() if name not in stored or stored[name].shape != own.shape]
         if unfit:
-            raise UserError(f"{folder} is not a full copy of this backbone: it lacks, or has in another size, {', '.join(unfit[:3])}.")
+            raise UserError(
+                f"{folder} is not a full copy of this backbone: it lacks, or has in another size, {', '.join(unfit[:3])}."
+            )
         with torch.no_grad():
             for name, parameter in module.parameters().items():
                 parameter.copy_(stored[name])

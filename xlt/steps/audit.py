@@ -65,7 +65,8 @@ def announce(
     """Say before step 1 what is trainable and how long it will take; warn where that is hopeless on this machine."""
     trainable = sum(parameter.numel() for parameter in parameters.values())
     chosen = {id(parameter) for parameter in parameters.values()}
-    stray = [name for name, parameter in backbone.model.named_parameters() if parameter.requires_grad and id(parameter) not in chosen]
+    trained = {name: parameter for name, parameter in backbone.model.named_parameters() if parameter.requires_grad}
+    stray = [name for name, parameter in trained.items() if id(parameter) not in chosen]
     if stray:
         raise AssertionError(f"{title}: parameters that nobody declared would be trained: {stray[:3]}")
     frozen = sum(parameter.numel() for parameter in backbone.model.parameters() if id(parameter) not in chosen)

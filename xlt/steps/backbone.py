@@ -76,7 +76,9 @@ class PretrainedBackboneStep(BackboneStep):
         if found is None:
             return None
         if not isinstance(found.get("model_type"), str):
-            raise UserError(f"The config.json of model.path={self.source.name} names no model_type: xlt reads transformers models.")
+            raise UserError(
+                f"The config.json of model.path={self.source.name} names no model_type: xlt reads transformers models."
+            )
         anatomy_of(found["model_type"].replace("-", "_"), self.model.anatomy)
         return found
 

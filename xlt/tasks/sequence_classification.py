@@ -58,7 +58,8 @@ class SequenceClassification(Task):
         if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
             raise UserError(f"{where}.labels={list(self.labels)} has to name at least two labels, each once.")
         if self.metric not in ("macro_f1", "accuracy"):
-            raise UserError(f"{where}.metric={self.metric} is no choice. {suggest(self.metric, ['macro_f1', 'accuracy'], 'choices')}")
+            hint = suggest(self.metric, ["macro_f1", "accuracy"], "choices")
+            raise UserError(f"{where}.metric={self.metric} is no choice. {hint}")
         for name in ("text", "label"):
             if name not in self.data.columns:
                 raise UserError(f"{where}.data.columns has to name the column of the {name}.")

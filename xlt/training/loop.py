@@ -8,6 +8,7 @@ step t is drawn from generators named by t, so a run that was killed and resumed
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import sys
 import threading
@@ -128,18 +129,12 @@ class Trainer:
         total = settings.total_steps(self.batches.size)
         interval = settings.steps_between_evaluations(self.batches.size)
         AcceleratorState._reset_state(reset_partial_state=True)  # an earlier loop's precision would stay in force
-        accelerator = Accelerator(
-            mixed_precision="no" if settings.precision == "fp32" else "bf16", cpu=self.device.type == "cpu"
-        )
+        accelerator = Accelerator(mixed_precision="no" if settings.precision == "fp32" else "bf16", cpu=self.device.type == "cpu")
         optimizer = accelerator.prepare_optimizer(self._optimizer())
         scheduler = get_scheduler(settings.schedule, optimizer.optimizer, round(settings.warmup * total), total)
         progress, best_parameters = self._resume(optimizer, scheduler)
-        loader = iter(
-            DataLoader(
-                self.batches, batch_size=None, sampler=range(progress.step, total), num_workers=settings.workers,
-                prefetch_factor=4 if settings.workers else None,
-            )  # fmt: skip
-        )
+        steps = range(progress.step, total)
+        loader = DataLoader(self.batches, batch_size=None, sampler=steps, num_workers=settings.workers)
         self._micro_batch = min(settings.micro_batch_size or settings.batch_size, settings.batch_size)
         losses = torch.tensor(progress.loss_sum, device=self.device)
         since_checkpoint = time.monotonic()
@@ -169,7 +164,8 @@ class Trainer:
                     since_checkpoint = time.monotonic()
                 if interruption.requested:
                     raise Interrupted(
-                        f"Stopped at step {progress.step:,} of {total:,}; the state is saved. To go on from there: {self.resume_command}"
+                        f"Stopped at step {progress.step:,} of {total:,}; the state is saved. "
+                        f"To go on from there: {self.resume_command}"
                     )
         with torch.no_grad():
             for name, parameter in self.parameters.items():
@@ -227,10 +223,8 @@ class Trainer:
             self._micro_batch, self.settings.batch_size, self._micro_batch,
         )  # fmt: skip
 
-    def _report(
-        self, progress: _Progress, loss: float, bar: tqdm, scheduler: Any, seconds: float
-    ) -> None:
-        if loss != loss or loss in (float("inf"), float("-inf")):
+    def _report(self, progress: _Progress, loss: float, bar: tqdm, scheduler: Any, seconds: float) -> None:
+        if not math.isfinite(loss):
             raise UserError(
                 f"The training loss became {loss} before step {progress.step:,} of {self.title}. Lower the learning rate (now "
                 f"{self.settings.learning_rate:g}), or use precision=fp32 if it is bf16."
@@ -257,9 +251,7 @@ class Trainer:
         progress.best, progress.best_step = metrics, progress.step
         return {key: parameter.detach().cpu().clone() for key, parameter in self.parameters.items()}
 
-    def _save(
-        self, progress: _Progress, best_parameters: dict[str, torch.Tensor] | None, optimizer: Any, scheduler: Any
-    ) -> None:
+    def _save(self, progress: _Progress, best_parameters: dict[str, torch.Tensor] | None, optimizer: Any, scheduler: Any) -> None:
         save_checkpoint(
             self.checkpoint,
             {

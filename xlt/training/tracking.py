@@ -16,6 +16,7 @@ from xlt.errors import UserError
 class Tracker(ABC):
     """One choice of `tracker=`; nothing of it enters fingerprints."""
 
+    @abstractmethod
     def check(self) -> None:
         """Refuse before any work what could only fail later."""
 
@@ -35,6 +36,9 @@ class Tracker(ABC):
 @dataclass(frozen=True)
 class NoTracker(Tracker):
     """`tracker=none`: the progress bar and the record say it all."""
+
+    def check(self) -> None:
+        """Nothing can fail."""
 
     def start(self, name: str, config: dict[str, Any], folder: Path) -> None:
         """Nothing to begin."""
