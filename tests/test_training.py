@@ -37,6 +37,15 @@ PAD, UNKNOWN, BEGIN, END, HIDDEN = range(5)  # ids of the tiny tokenizer's speci
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On matrices this small, several threads spend far more time waiting for one another than working."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 # ---- masking
 
 

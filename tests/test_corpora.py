@@ -1,0 +1,100 @@
+"""Sources of text: the user's files in every format, and hub data sets through a mirror."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from xlt.corpora.hub_corpus import HubCorpus
+from xlt.corpora.text_files import TextFiles
+from xlt.errors import UserError
+from xlt.hub import Hub
+from xlt.languages import load_languages
+
+LANGUAGES = load_languages()
+MALTESE = LANGUAGES.find("mt")
+DOCUMENTS = ["il-kelb", "il-qattus\nu l-ġurdien", "ħobż"]
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Hub:
+    """A hub without mirror that is never asked."""
+    return Hub(None, tmp_path / "memory")
+
+
+def read(path: object, hub: Hub, **settings: object) -> list[str]:
+    """The documents of some files."""
+    return [text.rstrip("\n") for text in TextFiles(path=path, **settings).documents(MALTESE, LANGUAGES, hub)]
+
+
+def test_json_lines_and_parquet_keep_documents_whole(tmp_path: Path, hub: Hub) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"body": text}) + "\n" for text in DOCUMENTS))
+    pyarrow.parquet.write_table(pyarrow.table({"body": DOCUMENTS, "other": [1, 2, 3]}), tmp_path / "b.parquet")
+    assert read(str(tmp_path / "a.jsonl"), hub, column="body") == DOCUMENTS
+    assert read(str(tmp_path / "b.parquet"), hub, column="body") == DOCUMENTS
+
+
+def test_plain_text_has_a_document_a_line(tmp_path: Path, hub: Hub) -> None:
+    (tmp_path / "a.txt").write_text("wieħed\ntnejn\n\ntlieta", encoding="utf-8")
+    assert read(str(tmp_path / "a.txt"), hub) == ["wieħed", "tnejn", "", "tlieta"]
+
+
+def test_invalid_bytes_are_survived(tmp_path: Path, hub: Hub) -> None:
+    (tmp_path / "a.txt").write_bytes("tajjeb\n".encode() + b"\xff\xfe hazin\n")
+    assert read(str(tmp_path / "a.txt"), hub)[0] == "tajjeb"
+
+
+def test_folders_lists_and_the_language_in_the_path(tmp_path: Path, hub: Hub) -> None:
+    (tmp_path / "mt").mkdir()
+    (tmp_path / "mt" / "b.txt").write_text("second")
+    (tmp_path / "mt" / "a.txt").write_text("first")
+    (tmp_path / "more.txt").write_text("third")
+    (tmp_path / "mt" / "notes.md").write_text("not text for training")
+    assert read(f"{tmp_path}/@lang", hub) == ["first", "second"]
+    assert read([f"{tmp_path}/mt", f"{tmp_path}/more.txt"], hub) == ["first", "second", "third"]
+
+
+def test_identity_is_content_not_place(tmp_path: Path, hub: Hub) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "text.txt").write_text("x" * 2000)
+    first, second = (TextFiles(path=f"{tmp_path}/{name}/text.txt").revision(MALTESE, LANGUAGES, hub) for name in "ab")
+    assert first == second
+    (tmp_path / "b" / "text.txt").write_text("y" * 2000)
+    assert TextFiles(path=f"{tmp_path}/b/text.txt").revision(MALTESE, LANGUAGES, hub) != first
+
+
+def test_hub_corpus_from_a_mirror(tmp_path: Path) -> None:
+    folder = tmp_path / "mirror" / "org" / "crawl"
+    (folder / "data").mkdir(parents=True)
+    rows = [{"content": text, "warnings": ["short"] if text == "ħobż" else []} for text in DOCUMENTS]
+    (folder / "data" / "mlt.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    header = "---\nconfigs:\n- config_name: mlt-Latn\n  data_files:\n  - split: train\n    path: data/mlt.jsonl\n---\n"
+    (folder / "README.md").write_text(header)
+    hub = Hub(tmp_path / "mirror", tmp_path / "memory")
+    corpus = HubCorpus(id="org/crawl")
+    assert list(corpus.documents(MALTESE, LANGUAGES, hub)) == DOCUMENTS
+    filtered = HubCorpus(id="org/crawl", drop_column="warnings")
+    assert list(filtered.documents(MALTESE, LANGUAGES, hub)) == DOCUMENTS[:2]
+    assert set(corpus.revision(MALTESE, LANGUAGES, hub)) == {"id", "config", "content"}
+    with pytest.raises(UserError, match=r"yor-Latn.*mlt-Latn"):
+        corpus.revision(LANGUAGES.find("yo"), LANGUAGES, hub)
+
+
+def test_hub_commit_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit that was resolved once identifies the data from then on, also without network."""
+    from types import SimpleNamespace
+
+    import huggingface_hub
+
+    commit = "0123456789abcdef" * 2 + "01234567"
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda self, name, **options: SimpleNamespace(sha=commit))
+    assert Hub(None, tmp_path).source("org/data", "dataset").revision == commit
+    monkeypatch.undo()
+    assert Hub(None, tmp_path, online=False).source("org/data", "dataset").revision == commit
+    assert Hub(None, tmp_path, online=False).source("org/other", "dataset").revision is None
+    assert Hub(None, tmp_path).source("org/other", "dataset", revision=commit).revision == commit
