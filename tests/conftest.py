@@ -9,12 +9,22 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, LlamaConfig, PreTrainedTokenizerFast, XLMRobertaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BertConfig,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    XLMRobertaConfig,
+)
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["NETRC"] = os.devnull  # no W&B account of whoever runs the tests
 for variable in ("XLT_MIRROR", "WANDB_API_KEY"):
     os.environ.pop(variable, None)
+
+torch.set_num_threads(1)  # tiny models: threads would wait for one another
+os.environ["OMP_NUM_THREADS"] = "1"  # likewise in processes that tests start
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 WORDS = [f"{onset}{vowel}" for onset in "bdfgklmnprst" for vowel in "aeiou"]
@@ -37,9 +47,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {token: number for number, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
         mask_token="[MASK]", eos_token="[SEP]",
@@ -71,7 +79,8 @@ def write_labelled_data(folder: Path, configs: tuple[str, ...] = ("mlt_Latn", "y
             path = folder / "data" / config / f"{split}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             rows = [
-                {"index_id": i, "category": LABELS[i % 2], "text": sentence(draw, first="ba" if i % 2 else "ki")} for i in range(size)
+                {"index_id": i, "category": LABELS[i % 2], "text": sentence(draw, first="ba" if i % 2 else "ki")}
+                for i in range(size)
             ]
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
             lines += [f"  - split: {split}", f"    path: data/{config}/{split}.jsonl"]

@@ -23,7 +23,8 @@ from xlt.training.settings import LoopSettings
 def backbone() -> Backbone:
     """A small BERT in which, as in real ones, matrices outweigh everything else."""
     config = BertConfig(
-        vocab_size=2000, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512, max_position_embeddings=64
+        vocab_size=2000, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512,
+        max_position_embeddings=64,
     )  # fmt: skip
     return Backbone(AutoModelForMaskedLM.from_config(config), None, ANATOMY)
 

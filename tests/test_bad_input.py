@@ -160,13 +160,17 @@ def test_one_sentence_over_and_over(overrides: list[str], tmp_path: Path, capsys
 
 def test_broken_json_lines(overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.jsonl").write_text('{"text": "ki ba du"}\n' * 100 + "{broken\n")
-    said = complaint(replaced(overrides, data__path=tmp_path / "text.jsonl"), capsys, tmp_path / "outputs", frozenset({"examples"}))
+    said = complaint(
+        replaced(overrides, data__path=tmp_path / "text.jsonl"), capsys, tmp_path / "outputs", frozenset({"examples"})
+    )
     assert "line 101" in said
 
 
 def test_json_lines_without_the_field(overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.jsonl").write_text('{"content": "ki ba du"}\n' * 100)
-    said = complaint(replaced(overrides, data__path=tmp_path / "text.jsonl"), capsys, tmp_path / "outputs", frozenset({"examples"}))
+    said = complaint(
+        replaced(overrides, data__path=tmp_path / "text.jsonl"), capsys, tmp_path / "outputs", frozenset({"examples"})
+    )
     assert "no field text" in said
     assert "content" in said
 
@@ -241,17 +245,13 @@ def test_table_of_languages_without_names(overrides: list[str], tmp_path: Path, 
     assert "has no name" in said
 
 
-def test_table_of_languages_that_tries_to_leave(
-    overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_table_of_languages_that_tries_to_leave(overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "languages.csv").write_text("iso3,name,flores\nqaa,Testish,../../x\n")
     said = complaint(replaced(overrides, paths__languages=tmp_path / "languages.csv"), capsys, tmp_path / "outputs")
     assert "cannot be a name" in said
 
 
-def test_output_folder_that_cannot_be_written(
-    overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_output_folder_that_cannot_be_written(overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("in the way")
     said = complaint(replaced(overrides, paths__outputs=tmp_path / "file" / "outputs"), capsys, tmp_path / "file")
     assert "Cannot write" in said
@@ -284,8 +284,8 @@ def test_full_disk_during_work(
 
 def test_gated_repository() -> None:
     """What the hub answers for one is turned into what to accept and where the token goes."""
-    from huggingface_hub.errors import GatedRepoError
     from httpx import Request, Response
+    from huggingface_hub.errors import GatedRepoError
 
     from xlt.hub import _hub_error
 

@@ -93,7 +93,6 @@ def test_mistakes_in_nested_settings(changes: dict[str, Any], complaint: str) ->
         build({"_target_": "xlt.training.settings.Training", **changes}, "train", Training)
 
 
-@pytest.mark.xfail(strict=True, reason="the schema that values are merged into has no parent to look others up in")
 def test_a_value_may_come_from_elsewhere_in_the_configuration() -> None:
     config = OmegaConf.create({"width": 4, "method": {**METHOD, "reduction_factor": "${width}"}})
     assert build(config.method, "method", Method).reduction_factor == 4.0

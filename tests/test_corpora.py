@@ -44,7 +44,7 @@ def test_plain_text_has_a_document_a_line(tmp_path: Path, hub: Hub) -> None:
 
 
 def test_invalid_bytes_are_survived(tmp_path: Path, hub: Hub) -> None:
-    (tmp_path / "a.txt").write_bytes("tajjeb\n".encode() + b"\xff\xfe hazin\n")
+    (tmp_path / "a.txt").write_bytes(b"tajjeb\n" + b"\xff\xfe hazin\n")
     assert read(str(tmp_path / "a.txt"), hub)[0] == "tajjeb"
 
 

@@ -93,7 +93,9 @@ def build_fields(component_class: type[Component], node: DictConfig, where: str)
     try:
         schema = OmegaConf.structured(component_class)
         _unlock(schema)
-        component = OmegaConf.to_object(OmegaConf.merge(schema, node))
+        merged = OmegaConf.merge(schema, node)
+        merged._set_parent(node._get_parent())  # where `${...}` looks other values up
+        component = OmegaConf.to_object(merged)
     except ConfigKeyError as error:
         key = str(error.full_key or error.key)
         section = component_class

@@ -128,7 +128,7 @@ def load_languages(own_file: str | None = None) -> LanguageTable:
                         f"paths.languages={own_file}: the row {row} has no {column}. The first line of the file names its "
                         f"columns, and iso3 and name are required. The package's columns are: {', '.join(rows['eng'])}."
                     )
-            rows[row["iso3"]] = row
+            rows[row["iso3"].strip()] = row
     return LanguageTable(rows.values())
 
 

@@ -89,7 +89,8 @@ class TextStep(Step):
 
 def clean(document: str) -> str:
     """One document in its normal form; line breaks are kept, every other control character becomes a space."""
-    text = unicodedata.normalize("NFC", document).replace("\r\n", "\n").replace("\r", "\n").replace("\ufffd", "")
+    text = document.encode(errors="ignore").decode().replace("\ufffd", "")  # lone surrogates cannot be written
+    text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
     text = "".join(" " if unicodedata.category(c) == "Cc" and c != "\n" else c for c in text)
     lines = (" ".join(line.split()) for line in text.split("\n"))
     return "\n".join(line for line in lines if line)

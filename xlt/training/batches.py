@@ -51,12 +51,11 @@ class Batches(Dataset):
         return torch.randperm(self.size, generator=generator(self._seed, "order", epoch))
 
 
-def pad(sequences: Sequence[Sequence[int]], value: int, multiple: int = 1, left: bool = False) -> torch.Tensor:
+def pad(sequences: Sequence[Sequence[int]], value: int, multiple: int = 1) -> torch.Tensor:
     """Rows of equal length [rows, length]; the length is rounded up to a `multiple` so that few shapes occur."""
     longest = max(len(sequence) for sequence in sequences)
     length = -(-longest // multiple) * multiple
     result = torch.full((len(sequences), length), value, dtype=torch.long)
     for row, sequence in zip(result, sequences, strict=True):
-        place = slice(length - len(sequence), length) if left else slice(0, len(sequence))
-        row[place] = torch.from_numpy(np.array(sequence, dtype=np.int64))
+        row[: len(sequence)] = torch.from_numpy(np.array(sequence, dtype=np.int64))
     return result

@@ -37,6 +37,7 @@ from xlt.training.settings import LoopSettings
 log = logging.getLogger(__name__)
 
 _REPORT_EVERY = 20  # steps between readings of the loss: each makes the host wait for the device
+_SCHEDULES = {"constant": "constant_with_warmup"}  # where transformers calls them otherwise
 _CURVE_POINTS = 200  # of the training loss, kept in the result
 
 
@@ -131,7 +132,9 @@ class Trainer:
         AcceleratorState._reset_state(reset_partial_state=True)  # an earlier loop's precision would stay in force
         accelerator = Accelerator(mixed_precision="no" if settings.precision == "fp32" else "bf16", cpu=self.device.type == "cpu")
         optimizer = accelerator.prepare_optimizer(self._optimizer())
-        scheduler = get_scheduler(settings.schedule, optimizer.optimizer, round(settings.warmup * total), total)
+        scheduler = get_scheduler(
+            _SCHEDULES.get(settings.schedule, settings.schedule), optimizer.optimizer, round(settings.warmup * total), total
+        )
         progress, best_parameters = self._resume(optimizer, scheduler)
         steps = range(progress.step, total)
         loader = DataLoader(self.batches, batch_size=None, sampler=steps, num_workers=settings.workers)
@@ -243,9 +246,8 @@ class Trainer:
         name, more_is_better = self.metric
         progress.evaluations.append({"step": progress.step, **metrics})
         self.track({f"validation/{key}": value for key, value in metrics.items()}, progress.step)
-        better = not progress.best or (
-            metrics[name] > progress.best[name] if more_is_better else metrics[name] < progress.best[name]
-        )
+        better = not progress.best or math.isnan(progress.best[name])
+        better = better or (metrics[name] > progress.best[name] if more_is_better else metrics[name] < progress.best[name])
         if not better:
             return best_parameters
         progress.best, progress.best_step = metrics, progress.step

@@ -26,7 +26,9 @@ class BiasModule(Module):
         return dict(self._biases)
 
     def save(self, folder: Path) -> None:
-        save_file({name: parameter.detach().cpu().clone() for name, parameter in self._biases.items()}, folder / "biases.safetensors")
+        save_file(
+            {name: parameter.detach().cpu().clone() for name, parameter in self._biases.items()}, folder / "biases.safetensors"
+        )
 
     def detach(self) -> None:
         super().detach()
