@@ -14,7 +14,7 @@ from xlt.errors import UserError, suggest
 from xlt.training.settings import LanguageTraining, LoopSettings
 
 if TYPE_CHECKING:
-    from xlt.plan import Experiment
+    from xlt.experiment import Experiment
     from xlt.steps.backbone import BackboneStep
 
 

@@ -11,8 +11,8 @@ from xlt.config import setting
 from xlt.languages import Language, LanguageTable
 
 if TYPE_CHECKING:
+    from xlt.experiment import Experiment
     from xlt.hub import Hub
-    from xlt.plan import Experiment
     from xlt.steps.base import Step
 
 

@@ -21,7 +21,7 @@ from xlt.config import setting
 from xlt.languages import Language
 
 if TYPE_CHECKING:
-    from xlt.plan import Experiment
+    from xlt.experiment import Experiment
     from xlt.steps.base import Step
 
 

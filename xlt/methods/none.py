@@ -14,7 +14,7 @@ from xlt.languages import Language
 from xlt.methods.base import Method, Module
 
 if TYPE_CHECKING:
-    from xlt.plan import Experiment
+    from xlt.experiment import Experiment
 
 
 class EmptyModule(Module):

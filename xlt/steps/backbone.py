@@ -13,14 +13,16 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from xlt.backbones.anatomy import anatomy_of
-from xlt.backbones.backbone import Backbone, config_from_shape, longest_input
+from xlt.backbones.backbone import Backbone, config_from_shape, load_tokenizer, longest_input
 from xlt.backbones.models import PretrainedModel, ScratchModel
 from xlt.config import identity
 from xlt.errors import UserError
 from xlt.hub import Hub, Source
 from xlt.random import derive_seed
+from xlt.steps.audit import estimate_training
 from xlt.steps.base import Estimate, Step, Workbench
 from xlt.steps.text import read_documents
+from xlt.steps.training import train_language_model
 from xlt.store import Artifact
 
 _SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
@@ -184,9 +186,6 @@ class ScratchBackboneStep(BackboneStep):
         return {"tokenizer": self.tokenizer_step, **{f"tokens_{step.text.language.key}": step for step in self.tokens}}
 
     def build(self, bench: Workbench) -> None:
-        from xlt.backbones.backbone import load_tokenizer
-        from xlt.steps.language_module import train_language_model
-
         tokenizer = load_tokenizer(bench.inputs["tokenizer"].folder)
         config = config_from_shape({**self.shape, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id})
         parts = anatomy_of(config.model_type.replace("-", "_"), self.model.anatomy)
@@ -198,12 +197,12 @@ class ScratchBackboneStep(BackboneStep):
         model.requires_grad_(True)
         model.to(bench.runtime.device)
         folders = [bench.inputs[role].folder for role in self.inputs() if role != "tokenizer"]
-        train_language_model(backbone, dict(model.named_parameters()), folders, self.model.train, seed, bench, self.label)
+        train_language_model(
+            bench, self.label, backbone, backbone.own_parameters(backbone.model), folders, self.model.train, seed
+        )
         model.save_pretrained(bench.folder)
         tokenizer.save_pretrained(bench.folder)
 
     def estimate(self) -> Estimate:
-        from xlt.steps.audit import estimate_training
-
         train = self.model.train
         return estimate_training(self, None, train.loop, None, train.length, language_head=True)

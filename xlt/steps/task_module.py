@@ -10,16 +10,16 @@ from xlt.backbones.backbone import Backbone
 from xlt.config import identity
 from xlt.methods.base import Method
 from xlt.random import derive_seed, generator
-from xlt.steps.audit import announce, count_trainable, estimate_training
+from xlt.steps.audit import count_trainable, estimate_training
 from xlt.steps.backbone import BackboneStep
 from xlt.steps.base import Estimate, Step, Workbench
 from xlt.steps.composition import Composition, load_head, save_task_module
 from xlt.steps.examples import ExamplesStep, read_examples
-from xlt.steps.language_module import LanguageModuleStep, write_training
+from xlt.steps.language_module import LanguageModuleStep
+from xlt.steps.training import run_loop
 from xlt.store import Artifact
 from xlt.tasks.base import Task
 from xlt.training.batches import Batches
-from xlt.training.loop import Trainer
 from xlt.training.settings import LoopSettings
 
 
@@ -66,30 +66,22 @@ class TaskModuleStep(Step):
         validation = read_examples(bench.inputs["examples"].folder, "validation")
         sample = composition.make(train, range(min(len(train), 256)), generator(0))
         tokens_per_example = float(sample["attention_mask"].sum()) / len(sample["input_ids"])
-        settings, runtime = self.training, bench.runtime
-        announce(self.label, backbone, parameters, settings, len(train), tokens_per_example, runtime, language_head=False)
         seed = derive_seed(self.seed, "task module")
-        runtime.tracker.start(self.label, self.fields(), runtime.tracker_folder)
-        trainer = Trainer(
+        run_loop(
+            bench,
+            self.label,
+            backbone,
             model=composition.model,
             parameters=parameters,
             objective=composition,
-            batches=Batches(len(train), settings.batch_size, seed, partial(composition.make, train)),
+            batches=Batches(len(train), self.training.batch_size, seed, partial(composition.make, train)),
             evaluate=lambda: composition.score(validation),
             metric=(self.task.metric, True),
-            settings=settings,
+            settings=self.training,
             seed=seed,
-            device=runtime.device,
-            checkpoint=bench.checkpoint,
-            title=self.label,
-            resume_command=runtime.command,
-            track=runtime.tracker.log,
+            tokens_per_example=tokens_per_example,
+            language_head=False,
         )
-        try:
-            result = trainer.train()
-        finally:
-            runtime.tracker.finish()
-        write_training(bench, result.summary(), sum(parameter.numel() for parameter in parameters.values()))
         save_task_module(bench.folder, module, head)
 
     def estimate(self) -> Estimate:

@@ -22,7 +22,7 @@ from xlt.languages import Language, LanguageTable
 from xlt.training.batches import Batch
 
 if TYPE_CHECKING:
-    from xlt.plan import Experiment
+    from xlt.experiment import Experiment
     from xlt.steps.base import Step
 
 Example = dict[str, Any]  # id, the kind's inputs, label
