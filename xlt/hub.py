@@ -1,6 +1,6 @@
 """Where hub ids are served from: a mirror of local clones, the cache, or the network; and in which revision.
 
-A local folder and a mirror (`paths.mirror` or XLT_MIRROR: `<mirror>/<org>/<name>`) are identified by the hash of their
+A mirror (`paths.mirror` or XLT_MIRROR: `<mirror>/<org>/<name>`) and a local folder are identified by the hash of their
 content, the hub by a commit: the one pinned in the configuration, else the one in the cache, else the one that this
 store resolved first (`revisions.json`), else the newest. Nothing here loads remote code.
 """
@@ -74,12 +74,13 @@ class Hub:
         Raises:
             UserError: neither an existing folder nor a hub id; or the network is needed and not there.
         """
-        if Path(name).expanduser().is_dir() and (kind == "model" or not _HUB_ID.fullmatch(name)):
-            return Source(name, Path(name).expanduser(), None)
-        if not _HUB_ID.fullmatch(name):
-            raise UserError(f"{name!r} is neither a folder here nor a {kind} id of the hub, which reads «organisation/name».")
-        if self.mirror is not None and (self.mirror / name).is_dir():
+        is_id = _HUB_ID.fullmatch(name) is not None
+        if is_id and self.mirror is not None and (self.mirror / name).is_dir():
             return Source(name, self.mirror / name, None)
+        if Path(name).expanduser().is_dir():
+            return Source(name, Path(name).expanduser(), None)
+        if not is_id:
+            raise UserError(f"{name!r} is neither a folder here nor a {kind} id of the hub, which reads «organisation/name».")
         return Source(name, None, self._commit(name, kind, revision))
 
     def content(self, files: Iterable[Path], root: Path) -> str:
