@@ -91,13 +91,14 @@ def _git() -> dict[str, Any] | None:
     if not (root / ".git").exists():
         return None
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10, check=False)
-        status = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        return {"commit": _git_says(root, "rev-parse", "HEAD"), "dirty": bool(_git_says(root, "status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):  # no git, or no commit yet
         return None
-    return {"commit": commit.stdout.strip() or None, "dirty": bool(status.stdout.strip())}
+
+
+def _git_says(root: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()
 
 
 @cache
