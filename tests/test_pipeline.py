@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import xlt
 from xlt import cli
@@ -113,6 +114,22 @@ def test_another_size_rebuilds_the_module_and_says_why(overrides: list[str], cap
     _, said = run([*overrides, "method.reduction_factor=8"], capsys)
     assert made(said) == ["language_module", "task_module", "evaluation"]
     assert "method.reduction_factor 16.0 → 8.0" in said
+
+
+def test_precision_is_part_of_a_result(overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """bf16 computes about the same, keeps parameters in fp32, and is another module than fp32's."""
+    from safetensors.torch import load_file
+
+    run(overrides, capsys)
+    _, said = run([*overrides, "train.language.loop.precision=bf16", "train.task.precision=bf16"], capsys)
+    assert made(said) == ["language_module", "task_module", "evaluation"]
+    assert "precision fp32 → bf16" in said
+    folders = list((tmp_path / "outputs").glob("store/language_module/*"))
+    losses = [json.loads((folder / "training.json").read_text())["best"]["loss"] for folder in folders]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+    assert losses[0] != losses[1]
+    tensors = [load_file(folder / "adapter.safetensors") for folder in folders]
+    assert {tensor.dtype for module in tensors for tensor in module.values()} == {torch.float32}
 
 
 def test_labels_and_machine_settings_change_nothing(
