@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -108,6 +107,8 @@ class SequenceClassification(Task):
 
     def score(self, gold: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
         """Accuracy, and F1 averaged over the labels that occur in gold or predictions, each counting alike."""
+        from sklearn.metrics import accuracy_score, f1_score
+
         return {
             "macro_f1": float(f1_score(gold, predicted, average="macro", zero_division=0)),
             "accuracy": float(accuracy_score(gold, predicted)),
