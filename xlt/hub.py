@@ -264,7 +264,7 @@ def _hub_error(error: Exception, name: str, kind: str, mirror: Path | None) -> U
 
     kind_option = "" if kind == "model" else " --repo-type dataset"
     page = f"https://huggingface.co/{'' if kind == 'model' else 'datasets/'}{name}"
-    if isinstance(error, errors.GatedRepoError) or "gated" in str(error).lower():
+    if isinstance(error, errors.GatedRepoError) or "is a gated dataset" in str(error):
         return UserError(
             f"{name} is gated: its owner wants its terms accepted. Open {page}, accept them while logged in, make a token at "
             "https://huggingface.co/settings/tokens, and give it to `hf auth login` (or set HF_TOKEN); then run this again."
