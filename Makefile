@@ -16,10 +16,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-test: setup ## all tests: about five minutes on two cores
+test: setup ## all tests: about seven minutes on two cores
 	$(BIN)/python -m pytest
 
-test-fast: setup ## without the slow ones: about a minute
+test-fast: setup ## without the slow ones
 	$(BIN)/python -m pytest -m 'not slow'
 
 lint: setup ## style and simple mistakes

@@ -66,7 +66,11 @@ class LocalHub(BaseHTTPRequestHandler):
             siblings = [{"rfilename": file} for file in files]
             content = {"id": name, "sha": COMMIT, "private": False, "tags": [], "downloads": 0, "siblings": siblings}
         elif rest[0] == "refs":
-            content = {"branches": [{"name": "main", "ref": "refs/heads/main", "targetCommit": COMMIT}], "tags": [], "converts": []}
+            content = {
+                "branches": [{"name": "main", "ref": "refs/heads/main", "targetCommit": COMMIT}],
+                "tags": [],
+                "converts": [],
+            }
         elif rest[0] == "tree":
             below = "/".join(rest[2:])
             content = _entries(folder, below, recursive="recursive=true" in self.path.lower())

@@ -115,8 +115,8 @@ def test_classification_head(case: Case) -> None:
     """Which token is read, the head's layers, and the loss over a stack of language and task adapter."""
     stored = torch.load(case.folder / case.description["head"]["dir"] / "pytorch_model_head.bin", weights_only=True)
     weights = {f"layers.{key.split('.', 2)[2]}": tensor for key, tensor in stored.items()}
-    last_token = case.backbone.anatomy.objective == "causal"
-    head = ClassificationHead(case.backbone.config.hidden_size, len(weights["layers.4.bias"]), dropout=0.1, last_token=last_token)
+    pooling = "last" if case.backbone.anatomy.objective == "causal" else "first"
+    head = ClassificationHead(case.backbone.config.hidden_size, len(weights["layers.4.bias"]), dropout=0.1, pooling=pooling)
     head.load_state_dict(weights)
     hidden = case.backbone.hidden_states(case.inputs["input_ids"], case.inputs["attention_mask"])
     scores = head.eval()(hidden, case.inputs["attention_mask"])

@@ -78,7 +78,7 @@ def test_from_the_hub_and_then_without_it(overrides: list[str], repositories: Pa
 def test_what_the_hub_refuses_is_told(
     changed: str, expected: str, overrides: list[str], repositories: Path, tmp_path: Path
 ) -> None:
-    key = changed.split("=")[0]
+    key = changed.split("=", maxsplit=1)[0]
     arguments = [text for text in from_hub(overrides) if not text.startswith(f"{key}=")] + [changed]
     with serve(repositories, gated=frozenset({"org/gated"})) as address:
         refused = run(arguments, address, tmp_path / "home")

@@ -119,11 +119,11 @@ def test_a_batch() -> None:
     assert "labels" not in TASK.batch([{"text": "ba"}], tiny_tokenizer(), 12)
 
 
-@pytest.mark.parametrize(("last_token", "positions"), [(False, [0, 0, 0]), (True, [4, 2, 0])])
+@pytest.mark.parametrize(("pooling", "positions"), [("first", [0, 0, 0]), ("last", [4, 2, 0])])
 @torch.no_grad()
-def test_the_token_that_a_head_reads(last_token: bool, positions: list[int]) -> None:
+def test_the_token_that_a_head_reads(pooling: str, positions: list[int]) -> None:
     """Scores change with that token's vector, and with no other."""
-    head = ClassificationHead(8, 3, dropout=0.1, last_token=last_token).eval()
+    head = ClassificationHead(8, 3, dropout=0.1, pooling=pooling).eval()
     hidden = torch.randn(3, 5, 8, generator=generator(0))
     mask = (torch.arange(5) < torch.tensor([5, 3, 1])[:, None]).long()
     expected = head(hidden, mask)
@@ -134,12 +134,20 @@ def test_the_token_that_a_head_reads(last_token: bool, positions: list[int]) -> 
         assert differs == [position == read for read in positions]
 
 
-@pytest.mark.parametrize(("architecture", "last_token"), [("bert", False), ("xlm_roberta", False), ("llama", True)])
-def test_heads_of_encoders_and_decoders(architecture: str, last_token: bool, world: Path) -> None:
+def test_mean_pooling_leaves_padding_out() -> None:
+    head = ClassificationHead(8, 3, dropout=0.1, pooling="mean").eval()
+    hidden = torch.randn(2, 5, 8, generator=generator(0))
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    expected = head.layers(torch.stack([hidden[0].mean(dim=0), hidden[1, :3].mean(dim=0)]))
+    assert torch.allclose(head(hidden, mask), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("architecture", "pooling"), [("bert", "first"), ("xlm_roberta", "first"), ("llama", "last")])
+def test_heads_of_encoders_and_decoders(architecture: str, pooling: str, world: Path) -> None:
     """Encoders are read at the first token, decoders at the last; initial weights come from the generator alone."""
     backbone = Backbone.open(world / "models" / architecture)
     heads = [TASK.head(backbone, generator(seed)) for seed in (0, 0, 1)]
-    assert heads[0].last_token is last_token
+    assert heads[0].pooling == pooling
     first, same, other = (dict(head.named_parameters()) for head in heads)
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first if name.endswith("weight"))

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from xlt.backbones.backbone import Backbone
+from xlt.config import setting
 from xlt.errors import UserError, suggest
 from xlt.tasks.base import Example, Task
 from xlt.training.batches import Batch, pad
@@ -21,25 +22,27 @@ _LENGTH_STEP = 32
 class ClassificationHead(nn.Module):
     """Dropout, linear, tanh, dropout, linear on one vector of the text, as AdapterHub's two-layer head.
 
-    Encoders give the vector of the first token, decoders that of the last. No pooler of the pretrained model is used, so
-    none can be lost between saving and loading (method-independent scores; see Faisal & Anastasopoulos 2024 for a case).
+    No pooler of the pretrained model is used, so none can be lost between saving and loading (as seems to have happened to
+    Faisal & Anastasopoulos 2024).
+
+    Args:
+        pooling: which vector: that of the `first` token, of the `last`, or the `mean` over all.
     """
 
-    def __init__(self, hidden: int, labels: int, dropout: float, last_token: bool) -> None:
+    def __init__(self, hidden: int, labels: int, dropout: float, pooling: str) -> None:
         super().__init__()
-        self.last_token = last_token
+        self.pooling = pooling
         self.layers = nn.Sequential(
             nn.Dropout(dropout), nn.Linear(hidden, hidden), nn.Tanh(), nn.Dropout(dropout), nn.Linear(hidden, labels)
         )
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """[rows, length, hidden], [rows, length] → scores [rows, labels]."""
-        if self.last_token:
-            last = attention_mask.sum(dim=1) - 1
-            vectors = hidden_states[torch.arange(len(last), device=last.device), last]
-        else:
-            vectors = hidden_states[:, 0]
-        return self.layers(vectors)
+        """[rows, length, hidden], [rows, length] (padding on the right) → scores [rows, labels]."""
+        lengths = attention_mask.sum(dim=1)
+        if self.pooling == "mean":
+            return self.layers((hidden_states * attention_mask.unsqueeze(-1)).sum(dim=1) / lengths.unsqueeze(-1))
+        places = lengths - 1 if self.pooling == "last" else torch.zeros_like(lengths)
+        return self.layers(hidden_states[torch.arange(len(places), device=places.device), places])
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,12 @@ class SequenceClassification(Task):
 
     Attributes:
         labels: the label names as the data set spells them, in the order that fixes their indices everywhere.
+        pooling: what the head reads: the vector of the `first` token, of the `last`, or the `mean` over all tokens. None:
+            first for encoders (as the papers' heads), last for decoders.
     """
 
     labels: list[str] = field(default_factory=list)
+    pooling: str | None = setting(None, one_of=("first", "last", "mean"), neutral=True)
 
     def verify(self, where: str) -> None:
         """Called by the configuration check."""
@@ -74,7 +80,8 @@ class SequenceClassification(Task):
     def head(self, backbone: Backbone, generator: torch.Generator) -> ClassificationHead:
         config = backbone.config
         dropout = getattr(config, "hidden_dropout_prob", 0.0)
-        head = ClassificationHead(config.hidden_size, len(self.labels), dropout, backbone.anatomy.objective == "causal")
+        pooling = self.pooling or ("last" if backbone.anatomy.objective == "causal" else "first")
+        head = ClassificationHead(config.hidden_size, len(self.labels), dropout, pooling)
         with torch.no_grad():
             for parameter in head.parameters():
                 if parameter.ndim == 1:
