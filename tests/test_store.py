@@ -442,3 +442,24 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
         write_durably(path, b"new")
     assert path.read_bytes() == b"old"
     assert everything_in(tmp_path) == ["record.json"]
+
+
+def test_a_reason_is_told_once_and_names_what_is_nearest(tmp_path: Path) -> None:
+    """A score without a language module is not nearer than one whose module has another size."""
+
+    def payload(reduction_factor: int | None) -> dict[str, object]:
+        module = {
+            "kind": "language_module",
+            "version": 1,
+            "fields": {"method": {"reduction_factor": reduction_factor}},
+            "inputs": {},
+        }
+        inputs = {} if reduction_factor is None else {"language_module": module}
+        task_module = {"kind": "task_module", "version": 1, "fields": {}, "inputs": inputs}
+        return {"kind": "evaluation", "version": 1, "fields": {}, "inputs": {**inputs, "task_module": task_module}}
+
+    store = Store(tmp_path)
+    for stored in (None, 16):
+        with store.build("evaluation", "label", payload(stored)) as (work, _):
+            (work.folder / "file").write_text("")
+    assert store.explain_miss("evaluation", payload(8)) == "language_module.method.reduction_factor 16 → 8"

@@ -55,6 +55,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         path = f"{prefix}{key}".removeprefix("fields.").replace(".fields.", ".").replace("inputs.", "")
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += differences(before, after, f"{path}.")
+        elif isinstance(before, Mapping) or isinstance(after, Mapping):
+            lines.append(f"{path} {'removed' if after is None else 'added'}")
         else:
             lines.append(f"{path} {_short(before)} → {_short(after)}")
     return lines
@@ -159,10 +161,12 @@ class Store:
             lines = differences(artifact.manifest["payload"], payload)
             if not lines:
                 return "the one in the store is damaged"
-            if nearest is None or len(lines) < len(nearest):
+            if nearest is None or _distance(lines) < _distance(nearest):
                 nearest = lines
         if nearest is None:
             return "first of its kind"
+        # What an input differs in, it differs in for whoever else has that input.
+        nearest = [line for line in nearest if not any(line.endswith(f".{other}") for other in nearest)]
         return ", ".join(nearest[:3]) + (f" and {len(nearest) - 3} more" if len(nearest) > 3 else "")
 
     def list(self, kind: str | None = None) -> Iterator[Artifact]:
@@ -342,6 +346,11 @@ def _flush_directory(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
+
+
+def _distance(lines: list[str]) -> int:
+    """How far apart two payloads are: a whole step more or less counts as several fields."""
+    return sum(5 if line.endswith((" added", " removed")) else 1 for line in lines)
 
 
 def _bytes(folder: Path) -> int:
