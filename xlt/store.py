@@ -30,6 +30,7 @@ from filelock import FileLock, Timeout
 from xlt.errors import UserError
 
 MANIFEST = "artifact.json"
+_UNLIKE = 8  # differences from which on another artifact explains nothing
 _DIGITS = 16  # of a fingerprint in folder names
 
 
@@ -163,7 +164,7 @@ class Store:
                 return "the one in the store is damaged"
             if nearest is None or _distance(lines) < _distance(nearest):
                 nearest = lines
-        if nearest is None:
+        if nearest is None or _distance(nearest) > _UNLIKE:
             return "first of its kind"
         # What an input differs in, it differs in for whoever else has that input.
         nearest = [line for line in nearest if not any(line.endswith(f".{other}") for other in nearest)]
