@@ -286,7 +286,8 @@ def test_python_refuses_as_the_command_line_does(overrides: list[str]) -> None:
 
 def test_offline_wandb(overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, said = run([*overrides, "tracker=wandb", "tracker.mode=offline"], capsys)
-    assert made(said)
+    assert {"language_module", "task_module"} <= set(made(said))
+    assert len(list((tmp_path / "outputs" / "tracker" / "wandb").glob("offline-run-*"))) == 2, "one series a module"
 
 
 @pytest.mark.slow

@@ -157,11 +157,11 @@ class Hub:
 
     # ---- data sets
 
-    def dataset_identity(self, source: Source, config: str | None, files: str | None = None) -> dict[str, str | None]:
+    def dataset_identity(self, source: Source, config: str | None) -> dict[str, str | None]:
         """What of one configuration of a data set enters fingerprints."""
         if source.folder is None:
             return {"id": source.name, "config": config, "revision": source.revision}
-        paths = [Path(path) for split in self._builder(source, config, files).config.data_files.values() for path in split]
+        paths = [Path(path) for split in self._builder(source, config).config.data_files.values() for path in split]
         return {"id": source.name, "config": config, "content": self.content(paths, source.folder)}
 
     def check_dataset_config(self, source: Source, config: str) -> None:
@@ -169,15 +169,11 @@ class Hub:
         if source.folder is not None:
             self._builder(source, config)
 
-    def rows(self, source: Source, config: str | None, split: str, files: str | None = None) -> Iterator[dict[str, Any]]:
-        """The rows of one split, streamed.
-
-        Args:
-            files: a pattern of data files inside the repository, for repositories whose configurations do not say.
-        """
+    def rows(self, source: Source, config: str | None, split: str) -> Iterator[dict[str, Any]]:
+        """The rows of one split, streamed."""
         import datasets
 
-        builder = self._builder(source, config, files)
+        builder = self._builder(source, config)
         declared = builder.config.data_files
         if declared is not None and split not in declared:
             raise UserError(f"{source.name} ({config}) has no split {split}. {suggest(split, declared, 'splits')}")
@@ -186,10 +182,10 @@ class Hub:
         except (OSError, datasets.exceptions.DatasetsError) as error:
             raise _hub_error(error, source.name, "dataset", self.mirror) or error from error
 
-    def _builder(self, source: Source, config: str | None, files: str | None = None) -> Any:
+    def _builder(self, source: Source, config: str | None) -> Any:
         if source.folder is None:
             self._commit(source.name, "dataset", source.revision)  # fails at once where the network is missing
-        return _dataset_builder(source, config, files, self.mirror)
+        return _dataset_builder(source, config, self.mirror)
 
     # ---- inside
 
@@ -233,12 +229,12 @@ def model_files(folder: Path) -> list[Path]:
 
 
 @cache
-def _dataset_builder(source: Source, config: str | None, files: str | None, mirror: Path | None) -> Any:
+def _dataset_builder(source: Source, config: str | None, mirror: Path | None) -> Any:
     import datasets
 
     location = str(source.folder) if source.folder else source.name
     try:
-        return datasets.load_dataset_builder(location, config, data_files=files, revision=source.revision)
+        return datasets.load_dataset_builder(location, config, revision=source.revision)
     except ValueError as error:
         available = re.search(r"Available: \[(.*)\]", str(error), re.DOTALL)
         if available is None:

@@ -82,7 +82,7 @@ def announce(
     if seconds > _HOPELESS_SECONDS:
         log.warning(
             "%s: about %s on this machine (%s). Hints: train=quick takes minutes on a CPU; train.language.loop.steps=N shortens "
-            "it; a GPU (device=cuda) with precision=bf16 is 50 to 500 times as fast.",
+            "it; a GPU (device=cuda), best with precision=bf16, is far faster.",
             title, readable_time(seconds), runtime.device,
         )  # fmt: skip
 

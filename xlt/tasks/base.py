@@ -80,8 +80,8 @@ class Task(ABC):
             present = [split for split in SPLITS if self.data.splits.get(split)]
             raise UserError(
                 f"transfer={transfer} needs labels in the split {' and '.join(missing)}, which task={self.name} does not "
-                f"have (it has: {', '.join(present) or 'none'}). Choose a task with these labels, or name the splits to use "
-                f"(for example task.data.splits.{missing[0]}={present[0] if present else 'SPLIT'})."
+                f"have (it has: {', '.join(present) or 'none'}). Choose a task with these labels, or say under which names its "
+                "data set has them (task.data.splits)."
             )
 
     def revision(self, language: Language, languages: LanguageTable, hub: Hub) -> dict[str, Any]:
