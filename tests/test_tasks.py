@@ -18,13 +18,13 @@ from xlt.languages import load_languages
 from xlt.methods.none import NoAdaptation
 from xlt.random import generator
 from xlt.steps.composition import Composition, load_head, save_task_module
-from xlt.tasks.base import LabelledData
+from xlt.tasks.data import HubData
 from xlt.tasks.sequence_classification import ClassificationHead, SequenceClassification
 
 CPU = torch.device("cpu")
 COLUMNS = {"id": "index_id", "text": "text", "label": "category"}
 TASK = SequenceClassification(
-    name="topics", data=LabelledData(id="tiny/topics", language_column="flores", columns=COLUMNS), labels=list(LABELS)
+    name="topics", data=HubData(id="tiny/topics", language_column="flores", columns=COLUMNS), labels=list(LABELS)
 )
 ROW = {"index_id": 7, "text": "ba be bi", "category": "kiki"}
 
@@ -59,7 +59,7 @@ def test_examples() -> None:
 
 def test_rows_without_an_id_are_numbered_and_splits_that_a_task_lacks_are_left_out() -> None:
     splits = {"train": None, "validation": None, "test": "test"}
-    data = LabelledData(id="tiny/topics", language_column="flores", splits=splits, columns={"text": "text", "label": "category"})
+    data = HubData(id="tiny/topics", language_column="flores", splits=splits, columns={"text": "text", "label": "category"})
     task = SequenceClassification(data=data, labels=list(LABELS))
     assert {split: [example["id"] for example in examples] for split, examples in read(ROW, ROW, task=task).items()} == {
         "test": ["0", "1"]
@@ -92,7 +92,7 @@ def test_an_empty_split() -> None:
         ({"labels": ["kiki"]}, "at least two labels"),
         ({"labels": ["kiki", "kiki"]}, "each once"),
         ({"metric": "f1"}, r"task\.metric=f1 is no choice.*macro_f1"),
-        ({"data": LabelledData(columns={"text": "text"})}, "column of the label"),
+        ({"data": HubData(columns={"text": "text"})}, "column of the label"),
     ],
 )
 def test_what_a_task_has_to_say(changes: dict[str, Any], complaint: str) -> None:
@@ -102,7 +102,7 @@ def test_what_a_task_has_to_say(changes: dict[str, Any], complaint: str) -> None
 
 def test_a_transfer_setting_needs_its_splits() -> None:
     TASK.require_splits("train", "test", transfer="in_language")
-    data = LabelledData(splits={"train": None, "test": "test"})
+    data = HubData(splits={"train": None, "test": "test"})
     with pytest.raises(UserError, match=r"needs labels in the split train and validation.*has: test.*task\.data\.splits") as told:
         SequenceClassification(data=data).require_splits("train", "validation", "test", transfer="in_language")
     assert "train=test" not in str(told.value), "nobody is advised to train on test data"

@@ -12,6 +12,7 @@ import dataclasses
 import importlib
 import math
 import re
+import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -77,52 +78,75 @@ def build(node: DictConfig | Mapping[str, Any], where: str, expected: type[Compo
             f"{where} names no class: a choice is a YAML file with `_target_: package.module.Class` and the fields of "
             f"that class. Found the keys: {', '.join(map(str, node)) or 'none'}."
         )
-    component_class = _import_class(target, where)
-    if not (dataclasses.is_dataclass(component_class) and issubclass(component_class, expected)):
-        raise UserError(
-            f"{where}._target_={target} does not fit: it has to be a dataclass derived from "
-            f"{expected.__module__}.{expected.__qualname__}."
-        )
     values = {key: value for key, value in node.items_ex(resolve=False) if key != "_target_"}
-    return build_fields(component_class, OmegaConf.create(values, parent=node._get_parent()), where)
+    return build_fields(_find_class(target, where, expected), OmegaConf.create(values, parent=node._get_parent()), where)
 
 
 def build_fields(component_class: type[Component], node: DictConfig, where: str) -> Component:
-    """Like `build` for a node whose class is known from where it stands."""
-    prefix = f"{where}." if where else ""
+    """Like `build` for a node whose class is known from where it stands. A part of it may name a class of its own, derived
+    from the one that its field declares."""
     try:
-        schema = OmegaConf.structured(component_class)
-        _unlock(schema)
-        merged = OmegaConf.merge(schema, node)
-        merged._set_parent(node._get_parent())  # where `${...}` looks other values up
-        component = OmegaConf.to_object(merged)
-    except ConfigKeyError as error:
-        key = str(error.full_key or error.key)
-        section = component_class
-        for part in key.split(".")[:-1]:
-            section = _field_class(section, part)
-        names = [field.name for field in dataclasses.fields(section)] if section else []
-        raise UserError(
-            f"{prefix}{key} is not a setting. {suggest(key.rsplit('.', maxsplit=1)[-1], names, 'settings here')}"
-        ) from error
-    except MissingMandatoryValue as error:
-        raise UserError(f"{prefix}{error.full_key or error.key} has no value: give it one on the command line.") from error
+        values = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
-        key = str(error.full_key or "")
-        reason = str(error.msg or error).splitlines()[0]
-        raise UserError(f"{prefix}{key}: {reason}.") from error
+        raise _refused(error, where) from error
+    return _filled(component_class, component_class, values, where)
+
+
+def _filled(component_class: type[Component], default: Any, values: dict[str, Any], where: str) -> Component:
+    """A component from plain values; what they leave out is as in `default`, an instance, or as the class declares it."""
+    prefix = f"{where}." if where else ""
+    fields = {field.name: field for field in dataclasses.fields(component_class)}
+    parts = {name: part for name, hint in typing.get_type_hints(component_class).items() if (part := _part_class(hint))}
+    usual = {name: _default(fields[name]) if default is component_class else getattr(default, name) for name in parts}
+    built = {
+        name: _filled_part(part, usual[name], values[name], f"{prefix}{name}")
+        for name, part in parts.items()
+        if isinstance(values.get(name), dict)
+    }
+    kept = {name: part for name, part in usual.items() if name not in values}
+    try:
+        schema = OmegaConf.structured(default)
+        OmegaConf.set_readonly(schema, None)  # as that of a frozen dataclass is
+        for name in {**built, **kept}:
+            schema.__dict__["_content"].pop(name)
+        merged = OmegaConf.merge(schema, {name: value for name, value in values.items() if name not in built})
+        own = OmegaConf.to_container(merged, throw_on_missing=True)
+    except ConfigKeyError as error:
+        raise UserError(f"{prefix}{error.key} is not a setting. {suggest(str(error.key), fields, 'settings here')}") from error
+    except OmegaConfBaseException as error:
+        raise _refused(error, where) from error
+    component = component_class(**own, **built, **kept)
     check(component, where)
     return component
 
 
+def _filled_part(part: type, default: Any, values: dict[str, Any], where: str) -> Any:
+    """A component inside another one, or several by name."""
+    if isinstance(default, dict):
+        return {name: _filled(part, default.get(name, part), inner, f"{where}.{name}") for name, inner in values.items()}
+    target = values.pop("_target_", None)
+    chosen = _find_class(target, where, part) if target else type(default) if isinstance(default, part) else part
+    return _filled(chosen, default if isinstance(default, chosen) else chosen, values, where)
+
+
+def _part_class(hint: Any) -> type | None:
+    """The dataclass in a field's annotation: `X`, `X | None` or `dict[str, X]`."""
+    inside = [hint, *typing.get_args(hint)]
+    return next((element for element in inside if dataclasses.is_dataclass(element)), None)
+
+
+def _refused(error: OmegaConfBaseException, where: str) -> UserError:
+    prefix, key = f"{where}." if where else "", str(error.full_key or error.key or "")
+    if isinstance(error, MissingMandatoryValue):
+        return UserError(f"{prefix}{key} has no value: give it one on the command line.")
+    return UserError(f"{prefix}{key}: {str(error.msg or error).splitlines()[0]}.")
+
+
 def check(component: Any, where: str) -> None:
-    """Hold every field of a dataclass, and of those inside it, against what its `setting` allows."""
+    """Hold every field of a dataclass against what its `setting` allows."""
     for field in dataclasses.fields(component):
         value = getattr(component, field.name)
         path = f"{where}.{field.name}" if where else field.name
-        if dataclasses.is_dataclass(value):
-            check(value, path)
-            continue
         if value is None:
             continue
         limits = field.metadata
@@ -172,16 +196,9 @@ def identity(component: Any) -> dict[str, Any]:
         if field.metadata.get("neutral") and value == _default(field):
             continue
         result[field.name] = _plain(value)
+        if dataclasses.is_dataclass(value) and type(value) is not type(_default(field)):
+            result[field.name]["_target_"] = identity(value)["_target_"]
     return result
-
-
-def _unlock(schema: DictConfig) -> None:
-    """OmegaConf makes the schema of a frozen dataclass read-only; the values still have to get in."""
-    OmegaConf.set_readonly(schema, None)
-    for key in schema:
-        child = schema._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-            _unlock(child)
 
 
 def _plain(value: Any) -> Any:
@@ -200,11 +217,14 @@ def _default(field: dataclasses.Field) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def _field_class(component_class: type | None, name: str) -> type | None:
-    for field in dataclasses.fields(component_class) if component_class else ():
-        if field.name == name and dataclasses.is_dataclass(_default(field)):
-            return type(_default(field))
-    return None
+def _find_class(target: str, where: str, expected: type) -> type:
+    found = _import_class(target, where)
+    if not (dataclasses.is_dataclass(found) and issubclass(found, expected)):
+        raise UserError(
+            f"{where}._target_={target} does not fit: it has to be a dataclass derived from "
+            f"{expected.__module__}.{expected.__qualname__}."
+        )
+    return found
 
 
 def _import_class(target: str, where: str) -> type:

@@ -22,6 +22,7 @@ from xlt.errors import UserError, suggest
 from xlt.hub import Hub
 from xlt.languages import Language, LanguageTable, load_languages
 from xlt.methods.base import Method
+from xlt.miniature.world import World
 from xlt.steps.backbone import BackboneStep, PretrainedBackboneStep, ScratchBackboneStep, TokenizerStep
 from xlt.steps.base import Step
 from xlt.steps.evaluation import EvaluationStep
@@ -37,7 +38,7 @@ from xlt.transfer import Transfer
 
 _COMPONENTS: dict[str, type] = {
     "model": Model, "method": Method, "task_method": Method, "data": Corpus, "transfer": Transfer, "task": Task,
-    "train": Training, "tracker": Tracker,
+    "train": Training, "tracker": Tracker, "world": World,
 }  # fmt: skip
 
 
@@ -108,6 +109,7 @@ class Experiment:
     task: Task
     train: Training
     tracker: Tracker
+    world: World
     languages: LanguageTable
     language: Language
     hub: Hub
@@ -135,7 +137,7 @@ class Experiment:
         components = {name: build(config[name], name, expected) for name, expected in _COMPONENTS.items()}
         mirror = settings.paths.mirror or os.environ.get("XLT_MIRROR") or None
         store = store_folder(settings)
-        languages = load_languages(settings.paths.languages)
+        languages = load_languages(settings.paths.languages).with_rows(components["world"].table_rows())
         return cls(
             config=config,
             settings=settings,
@@ -166,7 +168,7 @@ class Experiment:
 
     def text(self, language: Language) -> Step:
         """The data source's part."""
-        return self.data.draw(self, language)
+        return self.data.draw(self, language, self.settings.language.seed)
 
     def tokens(self, language: Language) -> TokensStep:
         """The language's text under the backbone's tokenizer."""
@@ -200,17 +202,17 @@ class Experiment:
 
     def scratch_backbone_step(self, model: ScratchModel) -> ScratchBackboneStep:
         """A backbone pretrained on the text of the model's languages."""
-        texts = tuple(self.text(self.languages.find(code)) for code in model.languages)
+        corpus = model.data or self.data
+        texts = tuple(corpus.draw(self, self.languages.find(code), model.seed) for code in model.languages)
         longest = model.shape.get("max_position_embeddings", model.train.length)
         length = min(model.train.length, longest)
-        tokenizer = TokenizerStep(model.label, texts, model.vocabulary_size, longest)
+        tokenizer = TokenizerStep(model.label, texts, model.vocabulary_size, longest, model.alphabet)
         tokens = tuple(TokensStep(tokenizer, text, model.train.layout, length) for text in texts)
         return ScratchBackboneStep(model, tokenizer, tokens)
 
-    def text_step(self, corpus: Corpus, language: Language) -> TextStep:
-        """The text of one language from one source."""
-        revision = corpus.revision(language, self.languages, self.hub)
-        return TextStep(corpus, language, revision, self.settings.language.seed)
+    def text_step(self, corpus: Corpus, language: Language, seed: int) -> TextStep:
+        """The text of one language from one source; `seed` splits it."""
+        return TextStep(corpus, language, corpus.revision(language, self.languages, self.hub), seed)
 
     def examples_step(self, task: Task, language: Language) -> ExamplesStep:
         """The labelled examples of one language."""

@@ -51,7 +51,7 @@ class LanguageTable:
     """All languages that xlt knows, found by any of their codes."""
 
     def __init__(self, rows: Iterable[dict[str, str]]) -> None:
-        rows = [{name: (value or "").strip() for name, value in row.items() if name} for row in rows]
+        self._rows = rows = [{name: (value or "").strip() for name, value in row.items() if name} for row in rows]
         times_used = Counter(row.get("iso1", "") for row in rows)
         self.languages: dict[str, Language] = {}
         self._aliases: defaultdict[str, set[str]] = defaultdict(set)
@@ -67,6 +67,10 @@ class LanguageTable:
             self.languages[key] = language
             for alias in {iso1, language.iso3, *language.codes.values()} - {""}:
                 self._aliases[alias.lower()].add(key)
+
+    def with_rows(self, rows: Iterable[dict[str, str]]) -> LanguageTable:
+        """This table and further rows."""
+        return LanguageTable([*self._rows, *rows])
 
     def find(self, code: str) -> Language:
         """The language that `code` names: a key first, any data set's spelling next.

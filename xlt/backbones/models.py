@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from xlt.backbones.anatomy import known_architectures
 from xlt.config import setting
+from xlt.corpora.base import Corpus
 from xlt.errors import UserError, suggest
 from xlt.training.settings import LanguageTraining, LoopSettings
 
@@ -71,13 +72,18 @@ class ScratchModel(Model):
     Attributes:
         languages: whose text is read.
         vocabulary_size: word pieces, special tokens included.
+        alphabet: letters that become pieces though the text may not hold them: without them a word in another script is
+            one unknown token.
+        data: the source of the text; None: the run's.
         shape: `model_type` and sizes, as transformers names them.
         train: how it is pretrained.
-        seed: initialisation and data order.
+        seed: of the text's split, initialisation and data order.
     """
 
     languages: list[str] = field(default_factory=list)
     vocabulary_size: int = setting(8000, at_least=100)
+    alphabet: str = setting("", neutral=True)
+    data: Corpus | None = setting(None, identity=False)
     shape: dict[str, Any] = field(default_factory=dict)
     train: LanguageTraining = field(
         default_factory=lambda: LanguageTraining(

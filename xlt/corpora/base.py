@@ -34,9 +34,9 @@ class Corpus(ABC):
     validation_max_bytes: int = setting(200_000_000, at_least=100)
     deduplicate: bool = setting(True)
 
-    def draw(self, experiment: Experiment, language: Language) -> Step:
-        """This source's part of the graph: the step that makes the language's text."""
-        return experiment.text_step(self, language)
+    def draw(self, experiment: Experiment, language: Language, seed: int) -> Step:
+        """This source's part of the graph: the step that makes the language's text, split by `seed`."""
+        return experiment.text_step(self, language, seed)
 
     @abstractmethod
     def revision(self, language: Language, languages: LanguageTable, hub: Hub) -> dict[str, Any]:

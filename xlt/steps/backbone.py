@@ -130,13 +130,14 @@ class TokenizerStep(Step):
     texts: tuple[Step, ...]
     vocabulary_size: int
     longest: int
+    alphabet: str
 
     @property
     def label(self) -> str:
         return self.name
 
     def fields(self) -> dict[str, Any]:
-        return {"vocabulary_size": self.vocabulary_size, "longest": self.longest}
+        return {"vocabulary_size": self.vocabulary_size, "longest": self.longest, "alphabet": self.alphabet}
 
     def inputs(self) -> dict[str, Step]:
         return {f"text_{step.language.key}": step for step in self.texts}
@@ -150,7 +151,8 @@ class TokenizerStep(Step):
         # another one in each process; as special tokens of the training they get the order of this list.
         split, normalise = tokenizer.pre_tokenizer.pre_tokenize_str, tokenizer.normalizer.normalize_str
         continuing = {character for text in documents() for word, _ in split(normalise(text)) for character in word[1:]}
-        first = [*_SPECIAL_TOKENS.values(), *(f"##{character}" for character in sorted(continuing))]
+        known = sorted({*self.alphabet})
+        first = [*_SPECIAL_TOKENS.values(), *known, *(f"##{character}" for character in sorted(continuing.union(known)))]
         trainer = trainers.WordPieceTrainer(vocab_size=self.vocabulary_size, special_tokens=first, show_progress=False)
         tokenizer.train_from_iterator(documents(), trainer)
         tokenizer = _word_pieces(tokenizer.get_vocab())  # in which they are no special tokens any more

@@ -19,6 +19,7 @@ from xlt.config import setting
 from xlt.errors import UserError, suggest
 from xlt.hub import Hub
 from xlt.languages import Language, LanguageTable
+from xlt.tasks.data import SPLITS, HubData, LabelledData
 from xlt.training.batches import Batch
 
 if TYPE_CHECKING:
@@ -26,27 +27,6 @@ if TYPE_CHECKING:
     from xlt.steps.base import Step
 
 Example = dict[str, Any]  # id, the kind's inputs, label
-SPLITS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class LabelledData:
-    """Where a task's examples come from.
-
-    Attributes:
-        id: the data set's hub id, or a local folder that `datasets.load_dataset` reads.
-        revision: branch, tag or commit of the hub; None takes the newest and remembers it.
-        language_column: column of the language table with the data set's spelling of languages; `key` is xlt's own. None
-            for a data set without configurations.
-        splits: the data set's names for train, validation and test; null for a split that it does not have.
-        columns: the data set's names for the fields of an example; without `id`, rows are numbered.
-    """
-
-    id: str = setting("???", identity=False)
-    revision: str | None = setting(None, identity=False)
-    language_column: str | None = setting(None, is_name=True)
-    splits: dict[str, Any] = field(default_factory=lambda: {split: split for split in SPLITS})
-    columns: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,7 +41,7 @@ class Task(ABC):
     """
 
     name: str = setting("task", is_name=True, identity=False)
-    data: LabelledData = field(default_factory=LabelledData)
+    data: LabelledData = field(default_factory=HubData)
     metric: str = setting("accuracy")
     max_length: int = setting(256, at_least=4)
 
@@ -90,10 +70,7 @@ class Task(ABC):
         Raises:
             UserError: the data set does not have the language, or cannot be reached.
         """
-        code = self._configuration(language, languages)
-        source = hub.source(self.data.id, "dataset", self.data.revision)
-        hub.check_dataset_config(source, code)
-        return hub.dataset_identity(source, code)
+        return self.data.revision(language, languages, hub)
 
     def examples(self, language: Language, languages: LanguageTable, hub: Hub) -> dict[str, list[Example]]:
         """The labelled examples of each split that the task has.
@@ -101,16 +78,15 @@ class Task(ABC):
         Raises:
             UserError: a column is missing, or a label is none of the declared ones.
         """
-        code = self._configuration(language, languages)
-        source = hub.source(self.data.id, "dataset", self.data.revision)
         result = {}
         for split in SPLITS:
             name = self.data.splits.get(split)
             if name:
-                rows = hub.rows(source, code, name)
-                result[split] = [self._example(row, number, f"{self.data.id}, {code}, {name}") for number, row in enumerate(rows)]
+                where = self.data.describe(language, languages, name)
+                rows = self.data.rows(language, languages, hub, name)
+                result[split] = [self._example(row, number, where) for number, row in enumerate(rows)]
                 if not result[split]:
-                    raise UserError(f"The split {name} of {self.data.id} ({code}) is empty.")
+                    raise UserError(f"There are no examples in {where}.")
         return result
 
     @abstractmethod
@@ -140,11 +116,6 @@ class Task(ABC):
     @abstractmethod
     def score(self, gold: Sequence[Any], predicted: Sequence[Any]) -> dict[str, float]:
         """The metrics, `metric` among them, of predictions against gold."""
-
-    def _configuration(self, language: Language, languages: LanguageTable) -> str | None:
-        if self.data.language_column is None:
-            return None
-        return languages.code(language, self.data.language_column, self.data.id)
 
     def _example(self, row: dict[str, Any], number: int, where: str) -> Example:
         columns = self.data.columns
