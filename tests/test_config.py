@@ -117,6 +117,234 @@ def test_what_is_no_name(name: str) -> None:
         check_name(name, "name")
 
 
+# ---- parts
+
+
+@dataclass(frozen=True)
+class Sieve:
+    """What a field declares."""
+
+    mesh: int = setting(1, at_least=1, at_most=9)
+    note: str = setting("", identity=False)
+
+    def verify(self, where: str) -> None:
+        if self.mesh == 7:
+            raise UserError(f"{where} cannot have seven holes.")
+
+
+@dataclass(frozen=True)
+class Twin(Sieve):
+    """Another class with the same fields."""
+
+
+@dataclass(frozen=True)
+class Fine(Sieve):
+    """Another class with a field more."""
+
+    grain: float = setting(0.5, above=0)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A part with a part and a value that has to be given."""
+
+    place: str = setting("???")
+    sieve: Sieve = field(default_factory=Sieve)
+
+
+@dataclass(frozen=True)
+class Mill:
+    """A component with parts of every kind."""
+
+    speed: int = setting(2)
+    sieve: Sieve = field(default_factory=lambda: Sieve(mesh=5, note="as delivered"))
+    spare: Sieve | None = setting(None)
+    source: Source = field(default_factory=lambda: Source(place="river"))
+    bins: dict[str, Sieve] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A component whose parts have to be given, or are of another class than their fields declare."""
+
+    source: Source = field(default_factory=Source)
+    fine: Sieve = field(default_factory=lambda: Fine(mesh=3, grain=0.1))
+    bins: dict[str, Sieve] = field(default_factory=lambda: {"left": Sieve(mesh=4), "right": Fine(mesh=6, grain=0.2)})
+
+
+@dataclass(frozen=True)
+class Unsound:
+    """A component whose part cannot stay as the class declares it."""
+
+    sieve: Sieve = field(default_factory=lambda: Sieve(mesh=7))
+
+
+def own(part: type) -> str:
+    return f"{__name__}.{part.__name__}"
+
+
+def mill(**values: Any) -> Mill:
+    return build({"_target_": own(Mill), **values}, "mill", Mill)
+
+
+def workshop(**values: Any) -> Workshop:
+    return build({"_target_": own(Workshop), "source": {"place": "well"}, **values}, "workshop", Workshop)
+
+
+def test_parts_get_the_declared_class_or_their_own() -> None:
+    built = mill(
+        sieve={"_target_": own(Fine), "mesh": "3", "grain": 1},
+        spare={"mesh": 2},
+        source={"place": "well", "sieve": {"_target_": own(Twin), "mesh": 4}},
+        bins={"left": {"mesh": 8}, "right": {}},
+    )
+    assert built == Mill(
+        sieve=Fine(mesh=3, grain=1.0),
+        spare=Sieve(mesh=2),
+        source=Source(place="well", sieve=Twin(mesh=4)),
+        bins={"left": Sieve(mesh=8), "right": Sieve()},
+    )
+    assert isinstance(built.sieve.grain, float)
+
+
+def test_a_part_may_name_the_declared_class_itself() -> None:
+    assert mill(sieve={"_target_": own(Sieve), "note": "washed"}).sieve == Sieve(mesh=5, note="washed")
+
+
+def test_a_part_may_name_the_declared_class_where_its_default_is_of_another() -> None:
+    assert workshop(fine={"_target_": own(Sieve), "note": "washed"}).fine == Sieve(note="washed")
+
+
+def test_parts_in_a_dict_may_name_their_own_class() -> None:
+    assert mill(bins={"left": {"_target_": own(Fine), "grain": 1}}).bins == {"left": Fine(grain=1.0)}
+
+
+def test_what_a_part_leaves_out_is_as_declared() -> None:
+    """As in the instance that the field declares, which need not be as its class has it."""
+    assert mill() == Mill()
+    assert mill(sieve={"note": "washed"}).sieve == Sieve(mesh=5, note="washed")
+    assert mill(source={"sieve": {"mesh": 2}}).source == Source(place="river", sieve=Sieve(mesh=2))
+    assert mill(sieve={"_target_": own(Fine), "grain": 1}).sieve == Fine(grain=1.0), "another class has its own defaults"
+    assert workshop().fine == Fine(mesh=3, grain=0.1)
+    assert workshop(fine={"mesh": 2}).fine == Fine(mesh=2, grain=0.1)
+    assert workshop(fine={"_target_": own(Fine), "grain": 1}).fine == Fine(mesh=3, grain=1.0)
+    assert workshop(fine={"_target_": own(Twin)}).fine == Twin()
+
+
+def test_what_a_part_in_a_dict_leaves_out_is_as_declared() -> None:
+    assert workshop().bins == Workshop().bins
+    assert workshop(bins={"left": {"note": "washed"}}).bins["left"] == Sieve(mesh=4, note="washed")
+
+
+def test_a_part_in_a_dict_keeps_the_class_of_its_default() -> None:
+    assert workshop(bins={"right": {"mesh": 2}}).bins["right"] == Fine(mesh=2, grain=0.2)
+
+
+def test_no_two_components_share_a_default() -> None:
+    assert mill().sieve is not mill().sieve
+    assert mill().bins is not mill().bins
+
+
+def test_an_optional_part_may_be_none() -> None:
+    assert mill(spare=None).spare is None
+    with pytest.raises(UserError, match=r"mill\.sieve: .*not Optional"):
+        mill(sieve=None)
+
+
+def test_whole_parts_may_come_from_elsewhere_in_the_configuration() -> None:
+    config = OmegaConf.create(
+        {
+            "holes": 3,
+            "sieve": {"_target_": own(Fine), "mesh": "${holes}"},
+            "mill": {
+                "_target_": own(Mill),
+                "sieve": "${sieve}",
+                "source": {"sieve": "${sieve}"},
+                "bins": {"left": "${sieve.mesh}"},
+            },
+        }
+    )
+    config.mill.bins = {"left": "${.right}", "right": {"mesh": "${holes}"}}
+    built = build(config.mill, "mill", Mill)
+    assert built.sieve == built.source.sieve == Fine(mesh=3)
+    assert built.bins == {"left": Sieve(mesh=3), "right": Sieve(mesh=3)}
+    assert OmegaConf.to_container(config.mill)["sieve"] == "${sieve}", "the configuration stays as it was written"
+
+
+def test_the_parts_of_a_choice_may_come_from_another_group() -> None:
+    config = compose(["lang=mt", "data=miniature", "task=mini_topic", "world.seed=3", "world.languages.qaa.own_laws=1"])
+    world, data, task = (build(config[group], group, object) for group in ("world", "data", "task"))
+    assert data.world == task.data.world == world
+    assert (world.seed, world.languages["qaa"].own_laws) == (3, 1)
+    assert task.labels == world.topics
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"sieve": {"_target_": own(Source)}}, rf"mill\.sieve\._target_=.*Source.*derived from {re.escape(own(Sieve))}"),
+        ({"sieve": {"_target_": "pathlib.Path"}}, r"mill\.sieve\._target_=pathlib\.Path does not fit"),
+        ({"sieve": {"_target_": own(Sieve) + "x"}}, r"mill\.sieve\._target_=.*holds no class Sievex"),
+        ({"source": {"sieve": {"_target_": own(Mill)}}}, r"mill\.source\.sieve\._target_=.*Mill does not fit"),
+        ({"spare": {"_target_": own(Source)}}, r"mill\.spare\._target_=.*Source does not fit"),
+        ({"sieve": {"grain": 1}}, r"mill\.sieve\.grain is not a setting\. .*The settings here are: mesh, note\."),
+        ({"sieve": {"_target_": own(Fine), "grian": 1}}, r"mill\.sieve\.grian is not a setting\. Did you mean grain"),
+        (
+            {"bins": {"left": {"mesch": 1}}},
+            r"mill\.bins\.left\.mesch is not a setting\. Did you mean mesh\? The settings here are: mesh, note\.",
+        ),
+        (
+            {"source": {"sieve": {"place": "well"}}},
+            r"mill\.source\.sieve\.place is not a setting\. .*The settings here are: mesh, note\.",
+        ),
+        ({"sieve": {"mesh": "many"}}, r"mill\.sieve\.mesh: .*many"),
+        ({"bins": {"left": {"mesh": "many"}}}, r"mill\.bins\.left\.mesh: .*many"),
+        ({"sieve": {"mesh": 10}}, r"mill\.sieve\.mesh=10 is out of range: it has to be at most 9"),
+        ({"spare": {"mesh": 0}}, r"mill\.spare\.mesh=0 is out of range: it has to be at least 1"),
+        ({"sieve": {"_target_": own(Fine), "grain": 0}}, r"mill\.sieve\.grain=0\.0 is out of range: it has to be above 0"),
+        ({"source": {"sieve": {"mesh": 10}}}, r"mill\.source\.sieve\.mesh=10 is out of range"),
+        ({"bins": {"left": {}, "right": {"mesh": 10}}}, r"mill\.bins\.right\.mesh=10 is out of range"),
+        ({"sieve": {"mesh": 7}}, r"^mill\.sieve cannot have seven holes"),
+        ({"spare": {"_target_": own(Twin), "mesh": 7}}, r"^mill\.spare cannot have seven holes"),
+        ({"source": {"sieve": {"mesh": 7}}}, r"^mill\.source\.sieve cannot have seven holes"),
+        ({"bins": {"left": {"mesh": 7}}}, r"^mill\.bins\.left cannot have seven holes"),
+        ({"sieve": {"mesh": "???"}, "source": {"place": None}}, r"mill\.source\.place: "),
+        ({"sieve": "${elsewhere}"}, r"mill\.sieve: .*elsewhere"),
+        ({"bins": {"left": {"mesh": "${elsewhere}"}}}, r"mill\.bins\.left\.mesh: .*elsewhere"),
+        ({"bins": None}, r"mill\.bins: .*not Optional"),
+        ({"sieve": 3}, r"mill\.sieve\b"),
+        ({"sieve": ["mesh"]}, r"mill\.sieve\b"),
+        ({"bins": [{"mesh": 1}]}, r"mill\.bins\b"),
+        ({"bins": {"left": 3}}, r"mill\.bins\.left\b"),
+        ({"bins": {"left": None}}, r"mill\.bins\.left\b"),
+    ],
+)
+def test_mistakes_in_parts(values: dict[str, Any], complaint: str) -> None:
+    """Told with the whole path."""
+    with pytest.raises(UserError, match=complaint):
+        mill(**values)
+
+
+@pytest.mark.parametrize("values", [{"source": {}}, {"source": {"place": "???"}}, {"source": {"sieve": {"mesh": 2}}}, {}])
+def test_a_part_without_its_mandatory_value(values: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"workshop\.source\.place has no value"):
+        build({"_target_": own(Workshop), **values}, "workshop", Workshop)
+
+
+@pytest.mark.parametrize("values", [{"sieve": {}}, {}])
+def test_what_the_class_declares_is_verified_too(values: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"^unsound\.sieve cannot have seven holes"):
+        build({"_target_": own(Unsound), **values}, "unsound", Unsound)
+
+
+@pytest.mark.parametrize("override", ["world.languages.qaa=3", "world.languages.qaa=null", "train.task=3"])
+def test_a_value_where_a_part_belongs(override: str) -> None:
+    config = compose(["lang=mt", override])
+    group, _, rest = override.partition("=")[0].partition(".")
+    with pytest.raises(UserError, match=re.escape(f"{group}.{rest}")):
+        build(config[group], group, object)
+
+
 # ---- identity
 
 
@@ -182,6 +410,35 @@ def test_machine_settings_are_not_part_of_a_loop_s_identity() -> None:
     assert identity(LanguageTraining(loop=dataclasses.replace(loop, batch_size=3))) != identity(LanguageTraining(loop=loop))
 
 
+def test_the_class_of_a_part_is_part_of_the_identity_where_it_is_not_the_declared_one() -> None:
+    """Two classes with the same fields do other things with them; what nobody chose is not said."""
+    plain, twin = mill(sieve={"mesh": 3}), mill(sieve={"_target_": own(Twin), "mesh": 3})
+    assert identity(plain)["sieve"] == {"mesh": 3}
+    assert identity(twin)["sieve"] == {"_target_": own(Twin), "mesh": 3}
+    assert identity(plain) == identity(mill(sieve={"_target_": own(Sieve), "mesh": 3, "note": "washed"}))
+    assert identity(twin) == identity(mill(sieve={"_target_": own(Twin), "mesh": 3, "note": "washed"})) != identity(plain)
+    assert identity(workshop())["fine"] == {"mesh": 3, "grain": 0.1}, "here the declared default is a Fine"
+    assert identity(Workshop(fine=Sieve(mesh=3)))["fine"] == {"_target_": own(Sieve), "mesh": 3}
+
+
+def test_identities_of_parts_inside_parts() -> None:
+    nested = identity(mill(source={"sieve": {"_target_": own(Twin)}}, spare={"mesh": 2}))
+    assert nested["source"] == {"place": "river", "sieve": {"_target_": own(Twin), "mesh": 1}}
+    assert nested["spare"] == {"_target_": own(Sieve), "mesh": 2}
+    assert identity(mill()) == {
+        "_target_": own(Mill), "speed": 2, "sieve": {"mesh": 5}, "spare": None,
+        "source": {"place": "river", "sieve": {"mesh": 1}}, "bins": {},
+    }  # fmt: skip
+
+
+def test_identities_of_parts_in_a_dict() -> None:
+    assert identity(mill(bins={"left": {"mesh": 2, "note": "washed"}}))["bins"] == {"left": {"mesh": 2}}
+
+
+def test_identities_of_parts_in_a_dict_differ_by_class() -> None:
+    assert identity(Mill(bins={"left": Sieve()})) != identity(Mill(bins={"left": Twin()}))
+
+
 # ---- the choices
 
 
@@ -196,14 +453,50 @@ def test_every_choice_builds_and_shows_every_setting(group: str, choice: str) ->
 
 
 def missing_settings(component: Any, node: DictConfig, prefix: str = "") -> list[str]:
+    """The fields, also of parts, that a node does not list."""
     missing = []
     for setting_field in dataclasses.fields(component):
         path, value = f"{prefix}{setting_field.name}", getattr(component, setting_field.name)
         if setting_field.name not in node:
             missing.append(path)
-        elif dataclasses.is_dataclass(value):
+            continue
+        if dataclasses.is_dataclass(value):
             missing += missing_settings(value, node[setting_field.name], f"{path}.")
+        elif isinstance(value, dict):
+            for name, part in value.items():
+                if dataclasses.is_dataclass(part):
+                    missing += missing_settings(part, node[setting_field.name][name], f"{path}.{name}.")
     return missing
+
+
+def test_the_choices_of_the_miniature_world_are_among_them() -> None:
+    expected = {("world", "miniature"), ("data", "miniature"), ("train", "miniature"), ("model", "miniature")}
+    assert expected <= set(CHOICES)
+    assert {choice for group, choice in CHOICES if group == "task"} >= {"mini_topic", "mini_sentiment"}
+
+
+@pytest.mark.parametrize(
+    ("group", "choice", "path"),
+    [
+        ("world", "miniature", "languages.qad.concord"),
+        ("data", "miniature", "world"),
+        ("task", "mini_topic", "data.sizes"),
+        ("task", "mini_sentiment", "data.mislabelled"),
+        ("model", "miniature", "data.deduplicate"),
+        ("model", "miniature", "sharpness"),
+        ("model", "miniature", "train.loop.workers"),
+        ("train", "miniature", "language.loop.workers"),
+    ],
+)
+def test_a_setting_that_a_choice_does_not_show_is_noticed(group: str, choice: str, path: str) -> None:
+    """Wherever it stands: in a part with a class of its own, or in one of several by name."""
+    config = compose(["lang=mt", f"{group}={choice}"])
+    OmegaConf.set_struct(config, False)
+    node = config[group]
+    component = build(node, group, object)
+    section, _, key = path.rpartition(".")
+    del (OmegaConf.select(node, section) if section else node)[key]
+    assert missing_settings(component, node) == [path]
 
 
 @pytest.mark.parametrize(("group", "choice"), sorted(MANDATORY), ids=["=".join(choice) for choice in sorted(MANDATORY)])

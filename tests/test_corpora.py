@@ -1,4 +1,4 @@
-"""Sources of text: the user's files in every format, and hub data sets through a mirror."""
+"""Sources of text: the user's files in every format, hub data sets through a mirror, and what a backbone of one's own reads."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from xlt.cli import compose
 from xlt.corpora.hub_corpus import HubCorpus
 from xlt.corpora.text_files import TextFiles
 from xlt.errors import UserError
+from xlt.experiment import Experiment
 from xlt.hub import Hub
 from xlt.languages import load_languages
 
@@ -98,3 +100,82 @@ def test_hub_commit_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert Hub(None, tmp_path, online=False).source("org/data", "dataset").revision == commit
     assert Hub(None, tmp_path, online=False).source("org/other", "dataset").revision is None
     assert Hub(None, tmp_path).source("org/other", "dataset", revision=commit).revision == commit
+
+
+# ---- the text of a backbone from scratch
+
+
+@pytest.fixture
+def scratch(overrides: list[str]) -> list[str]:
+    """An experiment whose backbone is pretrained on the run's text."""
+    kept = [text for text in overrides if not text.startswith("model")]
+    return [*kept, "model=scratch", "model.languages=[en,yo]"]
+
+
+@pytest.fixture
+def own_text(world: Path) -> list[str]:
+    """Settings that give that backbone a source of its own, which holds the same."""
+    values = {"_target_": "xlt.corpora.text_files.TextFiles", "name": "own", "path": f"{world}/text/@lang.txt"}
+    return [f"+model.data.{name}={value}" for name, value in values.items()]
+
+
+def experiment(overrides: list[str], *others: str) -> Experiment:
+    """With other values for some settings; another choice of a group takes the settings inside it along."""
+    keys = [text.partition("=")[0] for text in others]
+    kept = [text for text in overrides if not any(f"{text.partition('=')[0]}.".startswith(f"{key}.") for key in keys)]
+    return Experiment.from_config(compose([*kept, *others]))
+
+
+def backbone_of(overrides: list[str], *others: str) -> str:
+    """The fingerprint of the backbone that an experiment draws."""
+    return experiment(overrides, *others).backbone().fingerprint
+
+
+def test_a_backbone_reads_the_run_s_text(scratch: list[str]) -> None:
+    """Another source is another backbone; the seed of the language module has nothing to do with it."""
+    before = backbone_of(scratch)
+    assert backbone_of(scratch, "language.seed=5") == before
+    assert backbone_of(scratch, "seed=5", "lang=yo") == before
+    assert backbone_of(scratch, "data.max_bytes=1000000") != before
+    assert backbone_of(scratch, "model.seed=5") != before
+
+
+def test_a_backbone_with_text_of_its_own(scratch: list[str], own_text: list[str], tmp_path: Path) -> None:
+    """Neither the run's source nor the language module's seed changes it."""
+    arguments = [*scratch, *own_text]
+    before = backbone_of(arguments)
+    assert backbone_of(arguments, "language.seed=5") == before
+    assert backbone_of(arguments, "data.max_bytes=1000000") == before
+    (tmp_path / "other.txt").write_text("".join(f"another text {number}\n" for number in range(100)))
+    assert backbone_of(arguments, f"data.path={tmp_path}/other.txt") == before
+    assert backbone_of(arguments, "data=miniature", "lang=qaa") == before
+    assert backbone_of(arguments, "+model.data.max_bytes=1000000") != before
+    assert backbone_of(arguments, f"+model.data.path={tmp_path}/other.txt") != before
+    assert backbone_of(arguments, "model.seed=5") != before
+    assert backbone_of(scratch) == before, "the same text by another way"
+
+
+@pytest.mark.parametrize("source", ["the run's", "its own"])
+def test_the_model_s_seed_splits_a_backbone_s_texts(source: str, scratch: list[str], own_text: list[str]) -> None:
+    arguments = [*scratch, *own_text] if source == "its own" else scratch
+    drawn = experiment(arguments, "language.seed=5", "model.seed=3", "lang=yo")
+    texts = [step for step in drawn.backbone().ancestors().values() if step.kind == "text"]
+    assert {(step.language.key, step.seed) for step in texts} == {("en", 3), ("yo", 3)}
+    assert drawn.text(drawn.language).seed == 5
+
+
+def test_a_text_that_backbone_and_module_read_is_made_once(scratch: list[str], own_text: list[str]) -> None:
+    """Where seeds and sources are the same."""
+    for arguments in (scratch, [*scratch, *own_text]):
+        drawn = experiment(arguments, "lang=yo")
+        assert drawn.text(drawn.language).fingerprint in drawn.backbone().ancestors()
+
+
+def test_the_miniature_backbone_reads_the_miniature_world(overrides: list[str]) -> None:
+    """Whatever the run is about."""
+    before = backbone_of(overrides, "model=miniature")
+    assert backbone_of(overrides, "model=miniature", "language.seed=5", "seed=3", "lang=yo") == before
+    assert backbone_of(overrides, "model=miniature", "data=miniature", "data.max_bytes=5000", "lang=qad") == before
+    assert backbone_of(overrides, "model=miniature", "world.languages.qad.own_laws=9") == before, "it does not read qad"
+    assert backbone_of(overrides, "model=miniature", "world.languages.qaa.own_laws=9") != before
+    assert backbone_of(overrides, "model=miniature", "world.seed=1") != before

@@ -166,3 +166,56 @@ def test_own_codes_cannot_lead_out_of_a_folder(code: str, tmp_path: Path) -> Non
 def test_an_own_table_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such file"):
         load_languages(str(tmp_path / "missing.csv"))
+
+
+# ---- further rows
+
+ROWS = [
+    {"iso3": "qaa", "name": "Kikian", "script": "Latn", "genus": "Boubic", "tiny": "kik"},
+    {"iso3": "qab", "name": "Boubian", "genus": "Boubic"},
+]
+
+
+def test_further_rows_extend_the_table() -> None:
+    table = TABLE.with_rows(ROWS)
+    assert table.languages.keys() - TABLE.languages.keys() == {"qaa", "qab"}
+    language = table.find("kik")
+    assert (language.key, language.name, language.script, language.codes) == ("qaa", "Kikian", "Latn", {"tiny": "kik"})
+    assert table.code(language, "tiny", "tiny/set") == "kik"
+    with pytest.raises(UserError, match=r"tiny/set does not have Boubian.*relatives there are qaa \(Kikian\)"):
+        table.code(table.find("qab"), "tiny", "tiny/set")
+    for key, other in TABLE.languages.items():
+        assert table.languages[key] == other
+    assert table.find("mlt_Latn").key == "mt"
+
+
+def test_further_rows_leave_the_table_itself_alone() -> None:
+    before = dict(TABLE.languages)
+    rows = [dict(row) for row in ROWS]
+    TABLE.with_rows(rows)
+    assert TABLE.languages == before
+    assert rows == ROWS
+    for code in ("qaa", "qab", "kik"):
+        with pytest.raises(UserError, match="not in the table"):
+            TABLE.find(code)
+
+
+def test_rows_can_be_added_again_and_again() -> None:
+    table = TABLE.with_rows(ROWS[:1]).with_rows(iter(ROWS[1:]))
+    assert {"qaa", "qab"} <= table.languages.keys()
+    assert TABLE.with_rows([]).languages == TABLE.languages
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ({"iso3": "ckb"}, r"holds ckb twice: Kurdish .* and Kikian\..*another iso3 code"),
+        ({"iso3": "mlt", "iso1": "mt"}, "twice: Maltese and Kikian"),
+        ({"iso3": "qab"}, "holds qab twice: Boubian and Kikian"),
+    ],
+)
+def test_a_further_row_with_a_key_that_is_there_is_refused(row: dict[str, str], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        TABLE.with_rows(ROWS).with_rows([{**row, "name": "Kikian"}])
+    with pytest.raises(UserError, match=complaint):
+        TABLE.with_rows([*ROWS, {**row, "name": "Kikian"}])

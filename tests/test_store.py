@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -247,13 +248,16 @@ def _edit_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> No
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize(
+damages = pytest.mark.parametrize(
     ("damage", "named"),
     [
         (_change, "module.bin"), (_truncate, "head/head.bin"), (_delete, "module.bin"), (_edit_payload, MANIFEST),
         (_edit_checksum, "module.bin"), (_cut_manifest, MANIFEST),
     ],
 )  # fmt: skip
+
+
+@damages
 def test_a_damaged_artifact_is_named_and_set_aside(
     store: Store, said: list[str], damage: Callable[[Path], None], named: str
 ) -> None:
@@ -280,6 +284,174 @@ def test_a_file_that_disappears_while_the_process_runs_is_noticed(store: Store, 
     _delete(build(store).folder)
     assert store.get(*KEY) is None
     assert "module.bin" in said[0]
+
+
+# ---- a second, ready-made folder
+
+
+def state_of(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file and folder with its content and when it was last written to."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes() if path.is_file() else b"", path.stat().st_mtime_ns)
+        for path in (folder, *folder.rglob("*"))
+    }
+
+
+@contextmanager
+def untouched(folder: Path) -> Iterator[Path]:
+    """The folder, read-only; afterwards it has to be as it was."""
+    before = state_of(folder)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    yield folder
+    assert state_of(folder) == before
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def make_ready(folder: Path, *payloads: dict[str, Any], content: bytes = b"ready") -> Path:
+    """A folder with artifacts and nothing else, as a package brings it along."""
+    maker = Store(folder / "maker")
+    for of in payloads or (PAYLOAD,):
+        build(maker, content, of)
+    (maker.root / "module").rename(folder / "module")
+    shutil.rmtree(maker.root)
+    return folder
+
+
+@pytest.fixture
+def ready_made(tmp_path: Path) -> Iterator[Path]:
+    """One artifact of which the store itself knows nothing."""
+    (tmp_path / "ready").mkdir()
+    with untouched(make_ready(tmp_path / "ready")) as folder:
+        yield folder
+
+
+def beside(ready_made: Path, tmp_path: Path, said: list[str]) -> Store:
+    """The test's store with a ready-made folder beside it."""
+    return Store(tmp_path / "store", said.append, ready_made)
+
+
+def test_a_ready_made_artifact_is_found(ready_made: Path, tmp_path: Path, said: list[str]) -> None:
+    """At a glance and in full, again and again, and under another label too; nothing is copied."""
+    store = beside(ready_made, tmp_path, said)
+    for look in (store.peek, store.get, store.peek, store.get, beside(ready_made, tmp_path, said).get):
+        artifact = look(*KEY)
+        assert artifact is not None
+        assert artifact.folder == ready_made / "module" / f"bert-mt-{WORK}"
+        assert (artifact.fingerprint, artifact.summary) == (KEY[2], {"steps": 3})
+        assert (artifact.folder / "module.bin").read_bytes() == b"ready"
+    assert store.get("module", "renamed", KEY[2]) is not None
+    assert store.get("module", "bert-mt", fingerprint(payload(8))) is None
+    assert store.get("text", "bert-mt", KEY[2]) is None
+    assert not store.root.exists()
+    assert said == []
+
+
+def test_artifacts_lie_here_and_there(ready_made: Path, tmp_path: Path, said: list[str]) -> None:
+    store = beside(ready_made, tmp_path, said)
+    other = build(store, of=payload(8))
+    assert other.folder.parent.parent == store.root
+    assert store.get(*KEY) is not None
+    assert beside(ready_made, tmp_path, said).peek("module", "bert-mt", other.fingerprint) is not None
+    assert said == []
+
+
+def test_what_the_store_itself_holds_comes_first(ready_made: Path, tmp_path: Path, said: list[str]) -> None:
+    """That of a forced build, for one; under whatever label it lies."""
+    store = beside(ready_made, tmp_path, said)
+    assert store.get(*KEY) is not None
+    with store.build("module", "renamed", PAYLOAD) as (work, _):
+        (work.folder / "module.bin").write_bytes(b"made here")
+    for reader in (store, beside(ready_made, tmp_path, said)):
+        for look in (reader.get, reader.peek):
+            for label in ("renamed", "bert-mt"):
+                artifact = look("module", label, KEY[2])
+                assert artifact is not None
+                assert artifact.folder == store.place("module", "renamed", KEY[2])
+    assert said == []
+
+
+def test_a_ready_made_folder_that_is_not_there(tmp_path: Path, said: list[str]) -> None:
+    store = beside(tmp_path / "nowhere", tmp_path, said)
+    assert store.get(*KEY) is None
+    assert store.peek(*KEY) is None
+    assert store.explain_miss("module", PAYLOAD) == "first of its kind"
+    build(store)
+    assert store.get(*KEY) is not None
+    assert not (tmp_path / "nowhere").exists()
+
+
+@damages
+def test_a_damaged_ready_made_artifact_is_named_and_made_anew(
+    damage: Callable[[Path], None], named: str, tmp_path: Path, said: list[str]
+) -> None:
+    """In the store itself, whose own wins from then on; the damaged one stays where it is."""
+    (tmp_path / "ready").mkdir()
+    folder = make_ready(tmp_path / "ready") / "module" / f"bert-mt-{WORK}"
+    damage(folder)
+    with untouched(tmp_path / "ready") as ready_made:
+        store = beside(ready_made, tmp_path, said)
+        assert store.get(*KEY) is None
+        (line,) = said
+        assert f"damaged ({named})" in line
+        assert str(folder) in line
+        assert not (store.root / ".damaged").exists()
+        artifact = build(store, b"made here")
+        assert artifact.folder == store.place(*KEY)
+        for reader in (store, beside(ready_made, tmp_path, said)):
+            for look in (reader.get, reader.peek):
+                found = look(*KEY)
+                assert found is not None
+                assert (found.folder / "module.bin").read_bytes() == b"made here"
+        assert said == [line]
+
+
+def test_a_damaged_ready_made_artifact_is_named_once(tmp_path: Path, said: list[str]) -> None:
+    """Who builds looks twice: before and after it has the lock."""
+    (tmp_path / "ready").mkdir()
+    _change(make_ready(tmp_path / "ready") / "module" / f"bert-mt-{WORK}")
+    with untouched(tmp_path / "ready") as ready_made:
+        store = beside(ready_made, tmp_path, said)
+        for _ in range(2):
+            with store.lock(KEY[2], "module bert-mt"):
+                assert store.get(*KEY) is None
+        assert len(said) == 1
+
+
+def test_a_miss_is_explained_by_what_is_ready_made(tmp_path: Path, said: list[str]) -> None:
+    (tmp_path / "ready").mkdir()
+    with untouched(make_ready(tmp_path / "ready", payload(8, lang="yo"), payload(4, cap=1))) as ready_made:
+        store = beside(ready_made, tmp_path, said)
+        assert store.explain_miss("module", payload(8)) == "text.lang yo → mt"
+        assert store.explain_miss("module", payload(4, cap=2)) == "text.cap 1 → 2"
+        build(store, of=payload(16, cap=2))
+        assert store.explain_miss("module", payload(15, cap=2)) == "method.reduction_factor 16 → 15", "the nearer one is here"
+        assert store.explain_miss("module", payload(5, cap=1)) == "method.reduction_factor 4 → 5", "the nearer one is there"
+        assert store.explain_miss("text", PAYLOAD["inputs"]["text"]) == "first of its kind"
+
+
+def test_a_miss_of_a_damaged_ready_made_artifact_is_explained(tmp_path: Path, said: list[str]) -> None:
+    (tmp_path / "ready").mkdir()
+    _truncate(make_ready(tmp_path / "ready") / "module" / f"bert-mt-{WORK}")
+    with untouched(tmp_path / "ready") as ready_made:
+        store = beside(ready_made, tmp_path, said)
+        assert store.peek(*KEY) is None
+        assert "damaged" in store.explain_miss("module", PAYLOAD)
+
+
+def test_lists_and_prunings_do_not_reach_what_is_ready_made(ready_made: Path, tmp_path: Path, said: list[str]) -> None:
+    store = beside(ready_made, tmp_path, said)
+    assert list(store.list()) == list(store.list("module")) == []
+    assert store.prune(set()) == []
+    own = build(store, of=payload(8))
+    copy = build(store)
+    assert {artifact.folder for artifact in store.list("module")} == {own.folder, copy.folder}
+    assert {folder for folder, _ in store.prune({own.fingerprint})} == {copy.folder}
+    assert [artifact.fingerprint for artifact in store.list()] == [own.fingerprint]
+    found = store.get(*KEY)
+    assert found is not None
+    assert ready_made in found.folder.parents, "the ready-made one is found again"
 
 
 # ---- several processes

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import LABELS, sentence, tiny_tokenizer
+from sklearn.metrics import accuracy_score, f1_score
 
-from xlt.analysis.bootstrap import intervals
+from xlt.analysis.bootstrap import intervals, paired_gain
 from xlt.backbones.backbone import Backbone
 from xlt.errors import UserError
 from xlt.languages import load_languages
@@ -247,37 +248,71 @@ def answers(size: int, seed: int = 0) -> tuple[list[str], list[str]]:
 
 def test_intervals_are_reproducible() -> None:
     gold, predicted = answers(40)
-    assert intervals(TASK.score, gold, predicted, 100, seed=1) == intervals(TASK.score, gold, predicted, 100, seed=1)
-    assert intervals(TASK.score, gold, predicted, 100, seed=1) != intervals(TASK.score, gold, predicted, 100, seed=2)
-
-
-def accuracy(gold: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
-    return {"accuracy": float(np.mean([a == b for a, b in zip(gold, predicted, strict=True)]))}
+    assert intervals(TASK.resampled_scores, gold, predicted, 100, seed=1) == intervals(
+        TASK.resampled_scores, gold, predicted, 100, seed=1
+    )
+    assert intervals(TASK.resampled_scores, gold, predicted, 100, seed=1) != intervals(
+        TASK.resampled_scores, gold, predicted, 100, seed=2
+    )
 
 
 def test_an_interval_is_as_wide_as_the_sample_makes_it() -> None:
     """Of an accuracy p over n examples: p ± 1.96 · sqrt(p (1 − p) / n)."""
     for size in (50, 200, 800):
-        low, high = intervals(accuracy, *answers(size), 1000, seed=0)["accuracy"]
+        low, high = intervals(TASK.resampled_scores, *answers(size), 1000, seed=0)["accuracy"]
         assert low < 0.7 < high
         assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.7 * 0.3 / size), rel=0.15)
 
 
 def test_a_lower_confidence_makes_a_narrower_interval() -> None:
     gold, predicted = answers(100)
-    wide = intervals(accuracy, gold, predicted, 500, seed=0)["accuracy"]
-    narrow = intervals(accuracy, gold, predicted, 500, seed=0, confidence=0.5)["accuracy"]
+    wide = intervals(TASK.resampled_scores, gold, predicted, 500, seed=0)["accuracy"]
+    narrow = intervals(TASK.resampled_scores, gold, predicted, 500, seed=0, confidence=0.5)["accuracy"]
     assert wide[0] < narrow[0] < 0.7 < narrow[1] < wide[1]
 
 
 def test_every_metric_has_an_interval_that_contains_its_value() -> None:
     gold, predicted = answers(60)
     score = TASK.score(gold, predicted)
-    interval = intervals(TASK.score, gold, predicted, 200, seed=0)
+    interval = intervals(TASK.resampled_scores, gold, predicted, 200, seed=0)
     assert interval.keys() == score.keys()
     assert all(low < score[name] < high for name, (low, high) in interval.items())
 
 
 def test_nothing_to_doubt_about_a_perfect_answer() -> None:
     gold, _ = answers(30)
-    assert intervals(accuracy, gold, gold, 50, seed=0) == {"accuracy": (1.0, 1.0)}
+    assert intervals(TASK.resampled_scores, gold, gold, 50, seed=0)["accuracy"] == (1.0, 1.0)
+
+
+def test_scores_of_many_test_sets_at_a_time_are_those_of_scikit_learn() -> None:
+    draw = np.random.default_rng(0)
+    gold, predicted = (draw.choice(["a", "b", "c", "d"], 30, p=[0.4, 0.4, 0.19, 0.01]).tolist() for _ in range(2))
+    draws = draw.integers(30, size=(20, 30))
+    scores = TASK.resampled_scores(gold, predicted, draws)
+    for number, chosen in enumerate(draws):
+        sample = [gold[i] for i in chosen], [predicted[i] for i in chosen]
+        assert scores["macro_f1"][number] == pytest.approx(f1_score(*sample, average="macro"))
+        assert scores["accuracy"][number] == pytest.approx(accuracy_score(*sample))
+        assert (
+            super(type(TASK), TASK).resampled_scores(gold, predicted, draws[[number]])["macro_f1"][0]
+            == scores["macro_f1"][number]
+        )
+
+
+def test_a_gain_is_the_difference_of_the_means_over_runs() -> None:
+    gold = ["a", "b"] * 50
+    half, all_right, none_right = ["a"] * 100, gold, ["b", "a"] * 50
+    gain, (low, high) = paired_gain(TASK.resampled_scores, gold, [half, none_right], [half, all_right], "accuracy")
+    assert gain == pytest.approx((0.5 + 1.0) / 2 - (0.5 + 0.0) / 2)
+    assert low == high == gain  # every example gains alike, so that resampling changes nothing
+
+
+def test_pairing_cancels_what_makes_examples_hard() -> None:
+    """Two runs that err on the same examples, but for a few: the interval of the gain is that of these few."""
+    gold, before = answers(1000)
+    after = [*gold[:50], *before[50:]]
+    gain, (low, high) = paired_gain(TASK.resampled_scores, gold, [before], [after], "accuracy", seed=1)
+    mended = sum(a != b for a, b in zip(before, after, strict=True)) / 1000
+    assert gain == pytest.approx(mended)
+    assert 0 < low < gain < high
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(mended * (1 - mended) / 1000), rel=0.2)

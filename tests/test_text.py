@@ -1,4 +1,4 @@
-"""Text: what cleaning does to a document, and which documents are kept on which side."""
+"""Text: what cleaning does to a document, which documents are kept on which side, and what word pieces know of it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xlt.backbones.backbone import load_tokenizer
 from xlt.corpora.base import Corpus
 from xlt.errors import UserError
 from xlt.languages import Language, load_languages
+from xlt.steps.backbone import TokenizerStep
 from xlt.steps.base import Workbench
 from xlt.steps.text import TextStep, clean, read_documents
+from xlt.store import Artifact
 
 
 @dataclass(frozen=True)
@@ -204,3 +207,82 @@ def test_the_fingerprint_knows_what_changes_the_text() -> None:
         fingerprint(language=dataclasses.replace(language, key="yo")),
     ]  # fmt: skip
     assert len({fingerprint(), *others}) == 6
+
+
+# ---- word pieces
+
+
+GEORGIAN = "აბგდ"
+
+
+def text_step(texts: list[str]) -> TextStep:
+    return TextStep(Documents(name="documents", texts=texts), load_languages().find("mt"), {}, 0)
+
+
+def tokenizer_step(alphabet: str, vocabulary_size: int = 120) -> TokenizerStep:
+    return TokenizerStep("pieces", (text_step(TEXTS),), vocabulary_size, 32, alphabet)
+
+
+@pytest.fixture(scope="module")
+def texts_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The text of `TEXTS`, split."""
+    folder = tmp_path_factory.mktemp("text") / "mt"
+    build(folder, TEXTS)
+    return folder
+
+
+def learnt(texts_folder: Path, folder: Path, alphabet: str, vocabulary_size: int = 120) -> Any:
+    """The tokenizer that a step makes of the text."""
+    folder.mkdir()
+    bench = Workbench({"text_mt": Artifact(texts_folder, {})}, folder, folder, SimpleNamespace(), {})  # type: ignore[arg-type]
+    tokenizer_step(alphabet, vocabulary_size).build(bench)
+    tokenizer = load_tokenizer(folder)
+    assert bench.summary == {"vocabulary": len(tokenizer)}
+    return tokenizer
+
+
+def test_letters_of_the_alphabet_are_known_though_the_text_lacks_them(texts_folder: Path, tmp_path: Path) -> None:
+    """At the beginning of a word and within it; without an alphabet the word is one unknown token."""
+    tokenizer = learnt(texts_folder, tmp_path / "with", GEORGIAN)
+    assert tokenizer.tokenize("ბაგა") == ["ბ", "##ა", "##გ", "##ა"]
+    assert tokenizer.tokenize("დ document") == ["დ", *tokenizer.tokenize("document")]
+    assert {*GEORGIAN, *(f"##{letter}" for letter in GEORGIAN)} <= tokenizer.get_vocab().keys()
+    assert tokenizer.tokenize("ბევა") == ["[UNK]"], "two letters of it are not in the alphabet"
+    without = learnt(texts_folder, tmp_path / "without", "")
+    assert without.tokenize("ბაგა") == ["[UNK]"]
+    assert not {*GEORGIAN} & {*"".join(without.get_vocab())}
+
+
+def test_letters_of_the_alphabet_are_pieces_like_any_other(texts_folder: Path, tmp_path: Path) -> None:
+    """No special tokens, which texts would be cut at and skipped by; and what the text holds is learnt as before."""
+    tokenizer = learnt(texts_folder, tmp_path / "with", GEORGIAN)
+    without = learnt(texts_folder, tmp_path / "without", "")
+    assert tokenizer.all_special_tokens == without.all_special_tokens
+    assert tokenizer.decode(tokenizer("ბაგა document")["input_ids"], skip_special_tokens=True) == "ბაგა document"
+    for word in ("document", "documents", "37"):
+        assert tokenizer.tokenize(word) == without.tokenize(word)
+    assert tokenizer.tokenize("document") == ["document"]
+
+
+def test_letters_of_the_alphabet_that_the_text_holds(texts_folder: Path, tmp_path: Path) -> None:
+    """They are no second pieces, and words are still learnt from them."""
+    tokenizer = learnt(texts_folder, tmp_path / "with", "document")
+    without = learnt(texts_folder, tmp_path / "without", "")
+    assert tokenizer.tokenize("document 7") == without.tokenize("document 7") == ["document", "7"]
+    assert tokenizer.tokenize("todo") == ["t", "##o", "##d", "##o"]
+
+
+def test_an_alphabet_has_neither_order_nor_repetitions(texts_folder: Path, tmp_path: Path) -> None:
+    first, second = (learnt(texts_folder, tmp_path / str(n), of) for n, of in enumerate((GEORGIAN, "დბაგგაბ")))
+    assert first.get_vocab() == second.get_vocab()
+
+
+def test_the_vocabulary_keeps_its_size(texts_folder: Path, tmp_path: Path) -> None:
+    """The alphabet takes its place in it."""
+    with_alphabet, without = (learnt(texts_folder, tmp_path / str(n), of, 60) for n, of in enumerate((GEORGIAN, "")))
+    assert len(with_alphabet) == len(without) == 60
+
+
+def test_the_alphabet_is_part_of_a_tokenizer_s_fingerprint() -> None:
+    assert tokenizer_step(GEORGIAN).fingerprint != tokenizer_step("").fingerprint
+    assert tokenizer_step(GEORGIAN).fingerprint == tokenizer_step(GEORGIAN).fingerprint

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import sentence, tiny_tokenizer
-from tokenizers import processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from transformers import PreTrainedTokenizerFast
 
 from xlt.backbones.backbone import Backbone
 from xlt.errors import Interrupted, UserError
@@ -29,7 +30,7 @@ from xlt.training import packing
 from xlt.training.batches import Batch, Batches, pad
 from xlt.training.loop import Trainer, TrainingResult
 from xlt.training.masking import IGNORED, mask_tokens
-from xlt.training.objectives import LanguageModelling
+from xlt.training.objectives import LanguageModelling, begins_word
 from xlt.training.packing import TokenFile, lines, packed, write_tokens
 from xlt.training.settings import LanguageTraining, LoopSettings
 
@@ -41,19 +42,28 @@ CPU = torch.device("cpu")
 
 
 def masked(
-    rows: int = 40, length: int = 50, probability: float = 0.15, exact: bool = True, seed: int = 0
+    rows: int = 40, length: int = 50, probability: float = 0.15, scheme: str = "exact", seed: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Ids, what must not be hidden, and what masking makes of them; ids are 100 to 199 of a vocabulary of 10,000."""
     draw = generator(seed, "ids")
     ids = torch.randint(100, 200, (rows, length), generator=draw)
     special = torch.rand(rows, length, generator=draw) < 0.3
-    return (ids, special, *mask_tokens(ids, special, HIDDEN, 10_000, probability, exact, generator(seed, "masks")))
+    words = numbered_words(rows, length, seed) if scheme == "whole_words" else None
+    return (ids, special, *mask_tokens(ids, special, HIDDEN, 10_000, probability, scheme, generator(seed, "masks"), words))
 
 
+def numbered_words(rows: int, length: int, seed: int) -> torch.Tensor:
+    """The number of each position's word: words of about three positions, a new one in each row."""
+    begins = torch.rand(rows, length, generator=generator(seed, "words")) < 0.35
+    begins[:, 0] = True
+    return begins.flatten().cumsum(0).view(rows, length)
+
+
+@pytest.mark.parametrize("scheme", ["exact", "whole_words"])
 @pytest.mark.parametrize("probability", [0.15, 0.4])
 @pytest.mark.parametrize("seed", range(3))
-def test_exact_masking_chooses_exactly_the_share(probability: float, seed: int) -> None:
-    ids, special, inputs, labels = masked(probability=probability, seed=seed)
+def test_exactly_the_share_is_chosen(scheme: str, probability: float, seed: int) -> None:
+    ids, special, inputs, labels = masked(probability=probability, scheme=scheme, seed=seed)
     chosen = labels != IGNORED
     assert chosen.sum() == round(probability * int((~special).sum()))
     assert not (chosen & special).any()
@@ -61,23 +71,58 @@ def test_exact_masking_chooses_exactly_the_share(probability: float, seed: int) 
     assert torch.equal(inputs[~chosen], ids[~chosen])
 
 
-def test_masking_hides_at_least_one_token() -> None:
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("probability", [0.15, 0.4])
+def test_words_are_hidden_whole_but_for_the_last(probability: float, seed: int) -> None:
+    _, special, _, labels = masked(probability=probability, scheme="whole_words", seed=seed)
+    words, chosen = numbered_words(*special.shape, seed), labels != IGNORED
+    sizes = torch.bincount(words[~special], minlength=int(words.max()) + 1)
+    hidden = torch.bincount(words[chosen], minlength=len(sizes))
+    assert ((hidden > 0) & (hidden < sizes)).sum() <= 1
+    assert ((hidden == sizes) & (sizes > 1)).sum() > 20
+    share = (hidden > 0).sum() / (sizes > 0).sum()
+    assert share.item() == pytest.approx(probability, abs=0.05), "long words come as often as short ones"
+
+
+def test_a_cut_word_is_the_last_one_and_loses_its_end() -> None:
+    """Of three words of four pieces, half of the positions: one word and the first two pieces of another."""
+    ids, words = torch.arange(100, 112).view(2, 6), torch.arange(1, 4).repeat_interleave(4).view(2, 6)
+    pairs = set()
+    for seed in range(60):
+        _, labels = mask_tokens(ids, ids < 100, HIDDEN, 10_000, 0.5, "whole_words", generator(seed), words)
+        hidden = (labels != IGNORED).view(3, 4).tolist()
+        assert sorted(hidden) == [[False] * 4, [True, True, False, False], [True] * 4]
+        pairs.add((hidden.index([True] * 4), hidden.index([True, True, False, False])))
+    assert len(pairs) == 6, "each word comes first, and each of the others next"
+
+
+def test_without_words_of_several_pieces_whole_words_hide_as_many() -> None:
+    ids = torch.arange(100, 200).view(4, 25)
+    _, labels = mask_tokens(ids, ids < 100, HIDDEN, 10_000, 0.15, "whole_words", generator(0), ids - 99)
+    assert (labels != IGNORED).sum() == 15
+
+
+@pytest.mark.parametrize("scheme", ["exact", "whole_words"])
+def test_masking_hides_at_least_one_token(scheme: str) -> None:
     ids = torch.tensor([[BEGIN, 100, 101, END, PAD]])
     special = ids < 100
-    _, labels = mask_tokens(ids, special, HIDDEN, 10_000, 0.15, True, generator(0))
+    words = torch.tensor([[1, 2, 2, 3, 4]]) if scheme == "whole_words" else None
+    _, labels = mask_tokens(ids, special, HIDDEN, 10_000, 0.15, scheme, generator(0), words)
     assert (labels != IGNORED).sum() == 1
 
 
-def test_masking_without_candidates_hides_nothing() -> None:
+@pytest.mark.parametrize("scheme", ["exact", "bernoulli", "whole_words"])
+def test_masking_without_candidates_hides_nothing(scheme: str) -> None:
     ids = torch.tensor([[BEGIN, END]])
-    inputs, labels = mask_tokens(ids, ids < 100, HIDDEN, 10_000, 0.15, True, generator(0))
+    words = torch.tensor([[1, 2]]) if scheme == "whole_words" else None
+    inputs, labels = mask_tokens(ids, ids < 100, HIDDEN, 10_000, 0.15, scheme, generator(0), words)
     assert torch.equal(inputs, ids)
     assert (labels == IGNORED).all()
 
 
-@pytest.mark.parametrize("exact", [True, False])
-def test_of_the_chosen_80_percent_are_hidden_10_replaced_10_kept(exact: bool) -> None:
-    ids, _, inputs, labels = masked(rows=600, length=200, exact=exact)
+@pytest.mark.parametrize("scheme", ["exact", "bernoulli", "whole_words"])
+def test_of_the_chosen_80_percent_are_hidden_10_replaced_10_kept(scheme: str) -> None:
+    ids, _, inputs, labels = masked(rows=600, length=200, scheme=scheme)
     chosen = labels != IGNORED
     hidden, kept = inputs[chosen] == HIDDEN, inputs[chosen] == ids[chosen]
     replacements = inputs[chosen][~hidden & ~kept]
@@ -91,17 +136,96 @@ def test_of_the_chosen_80_percent_are_hidden_10_replaced_10_kept(exact: bool) ->
 def test_bernoulli_masking_chooses_each_position_by_itself() -> None:
     counts = []
     for seed in range(200):
-        _, special, _, labels = masked(rows=4, exact=False, seed=seed)
+        _, special, _, labels = masked(rows=4, scheme="bernoulli", seed=seed)
         assert not ((labels != IGNORED) & special).any()
         counts.append(int((labels != IGNORED).sum()) / int((~special).sum()))
     assert np.mean(counts) == pytest.approx(0.15, abs=0.01)
     assert np.std(counts) == pytest.approx(math.sqrt(0.15 * 0.85 / 140), rel=0.3)  # not fixed, as the exact count is
 
 
-def test_masks_are_named_by_their_generator() -> None:
-    ids, special, inputs, _ = masked()
-    assert torch.equal(mask_tokens(ids, special, HIDDEN, 10_000, 0.15, True, generator(0, "masks"))[0], inputs)
-    assert not torch.equal(mask_tokens(ids, special, HIDDEN, 10_000, 0.15, True, generator(1, "masks"))[0], inputs)
+@pytest.mark.parametrize("scheme", ["exact", "bernoulli", "whole_words"])
+def test_masks_are_named_by_their_generator(scheme: str) -> None:
+    ids, special, inputs, labels = masked(scheme=scheme)
+    words = numbered_words(*ids.shape, 0) if scheme == "whole_words" else None
+    again = mask_tokens(ids, special, HIDDEN, 10_000, 0.15, scheme, generator(0, "masks"), words)
+    assert torch.equal(again[0], inputs) and torch.equal(again[1], labels)
+    assert not torch.equal(mask_tokens(ids, special, HIDDEN, 10_000, 0.15, scheme, generator(1, "masks"), words)[0], inputs)
+
+
+# ---- words
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def word_pieces() -> Any:
+    """`##` marks what goes on."""
+    vocabulary = {piece: number for number, piece in enumerate([*SPECIAL, "un", "##known", "##s", "known", "-"])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return wrapped(tokenizer)
+
+
+def sentence_pieces() -> Any:
+    """`▁` marks what begins."""
+    pieces = [*SPECIAL, "▁un", "known", "s", "▁known", "▁"]
+    tokenizer = Tokenizer(models.Unigram([(piece, -float(number)) for number, piece in enumerate(pieces)], unk_id=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    return wrapped(tokenizer)
+
+
+def byte_pairs() -> Any:
+    """`Ġ` marks what begins, but for the first word of a text."""
+    vocabulary = {piece: number for number, piece in enumerate([*SPECIAL, *"uknows", "Ġ", "Ġk", "no", "Ġun"])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [("Ġ", "k"), ("n", "o")], unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return wrapped(tokenizer)
+
+
+def wrapped(tokenizer: Tokenizer) -> Any:
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", BEGIN), ("[SEP]", END)]
+    )
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **dict(zip(names, SPECIAL, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("make", "beginnings"),
+    [
+        (word_pieces, {"un", "known", "-"}),
+        (sentence_pieces, {"▁un", "▁known", "▁"}),
+        (byte_pairs, {"Ġ", "Ġk", "Ġun"}),
+    ],
+)
+def test_where_words_begin(make: Callable[[], Any], beginnings: set[str]) -> None:
+    """Special tokens stand for themselves."""
+    tokenizer = make()
+    begins = begins_word(tokenizer)
+    assert (begins.dtype, begins.shape) == (torch.bool, (len(tokenizer),))
+    assert {tokenizer.convert_ids_to_tokens(int(number)) for number in begins.nonzero()} == {*SPECIAL, *beginnings}
+
+
+@pytest.mark.parametrize("make", [word_pieces, sentence_pieces, byte_pairs])
+def test_the_words_of_a_text(make: Callable[[], Any]) -> None:
+    """Counted by their beginnings; the first of a byte-level text is marked by the special token before it alone."""
+    tokenizer = make()
+    ids = torch.tensor(tokenizer("unknowns known unknown")["input_ids"])
+    words = begins_word(tokenizer)[ids].cumsum(0)
+    spelt = ["" for _ in range(int(words.max()) + 1)]
+    for number, token in zip(words.tolist(), tokenizer.convert_ids_to_tokens(ids), strict=True):
+        spelt[number] += token.strip("▁Ġ#") if token not in SPECIAL else ""
+    assert [word for word in spelt if word] == ["unknowns", "known", "unknown"]
+
+
+def test_added_tokens_are_words_of_their_own() -> None:
+    tokenizer = word_pieces()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["##marker"]})
+    assert begins_word(tokenizer).tolist()[-1] is True
+
+
+def test_a_tokenizer_that_does_not_mark_words_is_refused() -> None:
+    with pytest.raises(UserError, match=r"masking=whole_words: .*neither ##, ▁ nor Ġ.*masking=exact"):
+        begins_word(tiny_tokenizer())
 
 
 # ---- token files
@@ -261,6 +385,77 @@ def test_the_loss_is_the_one_of_transformers(architecture: str, invertible: bool
     batch = objective.make(tokens, range(12), generator(0))
     loss = objective.loss(batch, CPU) / objective.count(batch)
     torch.testing.assert_close(loss, backbone.model(**batch).loss, atol=1e-6, rtol=0)
+
+
+def in_pieces(world: Path, make: Callable[[], Any], **settings: Any) -> LanguageModelling:
+    """Masked language modelling with a tokenizer of word pieces."""
+    backbone = Backbone.open(world / "models" / "bert", language_head=True)
+    backbone.tokenizer = make()
+    return LanguageModelling(backbone, LanguageTraining(**settings))
+
+
+def written(folder: Path, examples: Sequence[Sequence[int]]) -> TokenFile:
+    write_tokens(folder, "train", examples, 65)
+    return TokenFile(folder, "train")
+
+
+@pytest.mark.parametrize("layout", ["lines", "packed"])
+@pytest.mark.parametrize("make", [word_pieces, sentence_pieces, byte_pairs])
+def test_whole_words_of_a_batch(make: Callable[[], Any], layout: str, world: Path, tmp_path: Path) -> None:
+    """Each word of a row is hidden as a whole or not at all, all but one; special tokens and padding are not."""
+    objective = in_pieces(world, make, masking="whole_words", mask_probability=0.4, layout=layout)
+    tokenizer = objective.backbone.tokenizer
+    documents = ["known unknowns", "unknown unknowns known", "unknowns unknowns unknown known"] * 8
+    split_into_examples = {"lines": lines, "packed": packed}[layout]
+    text = written(tmp_path, list(split_into_examples(documents, tokenizer, 12)))
+    begins, size = begins_word(tokenizer), min(len(text), 16)
+    whole = 0
+    for seed in range(10):
+        batch = objective.make(text, range(size), generator(seed))
+        original = pad([text[index] for index in range(size)], PAD, 32 if layout == "lines" else 1)
+        chosen = batch["labels"] != IGNORED
+        assert not torch.isin(original[chosen], torch.tensor([PAD, BEGIN, END])).any()
+        assert torch.equal(batch["labels"][chosen], original[chosen])
+        usual = torch.isin(original, torch.tensor([PAD, BEGIN, END]), invert=True)
+        assert objective.count(batch) == chosen.sum() == round(0.4 * int(usual.sum()))
+        cut = 0
+        for row, hidden, allowed in zip(original, chosen, usual, strict=True):
+            words = begins[row].cumsum(0)
+            for word in words[allowed].unique():
+                of_word = hidden[allowed & (words == word)]
+                cut += bool(of_word.any() and not of_word.all())
+                whole += bool(of_word.all() and len(of_word) > 1)
+        assert cut <= 1
+    assert whole > 20
+
+
+def test_words_of_different_rows_are_different_words(world: Path, tmp_path: Path) -> None:
+    """Even the part of a word with which a row begins where no special token stands before it."""
+    objective = in_pieces(world, word_pieces, masking="whole_words", mask_probability=0.5, layout="packed")
+    un, known, s = objective.backbone.tokenizer.convert_tokens_to_ids(["un", "##known", "##s"])
+    text = written(tmp_path, [[un, known, s, s], [s, s, known, s]])
+    rows = set()
+    for seed in range(40):
+        hidden = objective.make(text, range(2), generator(seed))["labels"] != IGNORED
+        assert hidden.all(dim=1).sum() == 1, "one row is one word, and half of all positions"
+        rows.add(int(hidden.all(dim=1).int().argmax()))
+    assert rows == {0, 1}
+
+
+def test_whole_words_are_not_asked_for_where_they_do_not_matter(world: Path, tokens: TokenFile) -> None:
+    """A tokenizer without marks will do for the other schemes."""
+    for scheme in ("exact", "bernoulli"):
+        assert language_modelling(world, "bert", masking=scheme).make(tokens, range(8), generator(0))
+    with pytest.raises(UserError, match="masking=whole_words"):
+        language_modelling(world, "bert", masking="whole_words")
+
+
+def test_a_decoder_does_not_care_about_masking(world: Path, tokens: TokenFile) -> None:
+    batches = [
+        language_modelling(world, "llama", masking=scheme).make(tokens, range(8), generator(0))
+        for scheme in ("exact", "bernoulli", "whole_words")
+    ]
+    assert all(torch.equal(batch["labels"], batches[0]["labels"]) for batch in batches)
 
 
 def test_packed_batches_are_not_padded(world: Path, tmp_path: Path) -> None:

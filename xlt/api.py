@@ -11,11 +11,10 @@ from omegaconf import OmegaConf
 
 from xlt import cli
 from xlt.errors import UserError
-from xlt.experiment import Experiment, choose_device, store_folder
+from xlt.experiment import Experiment, choose_device, open_store
 from xlt.runner import Record, Session, run_experiment, runtime_of
 from xlt.steps.composition import Composition
 from xlt.steps.task_module import open_composition
-from xlt.store import Store
 
 
 def run(*overrides: str, **settings: Any) -> Record:
@@ -34,7 +33,7 @@ def run(*overrides: str, **settings: Any) -> Record:
     """
     written = [*overrides, *_as_overrides(settings)]
     experiment, folder = _experiment(written)
-    return run_experiment(experiment, Store(store_folder(experiment.settings)), folder, written)
+    return run_experiment(experiment, open_store(experiment.settings), folder, written)
 
 
 def load(record: Record | Mapping[str, Any] | str | Path, device: str = "auto") -> Predictor:
@@ -66,7 +65,7 @@ def load(record: Record | Mapping[str, Any] | str | Path, device: str = "auto") 
         changed = ", ".join(differences(record["payload"], step.payload)[:3])
         raise UserError(f"What this record was made from has changed since ({changed}): run the experiment again.")
     runtime = runtime_of(experiment, choose_device(experiment.settings), [])
-    session = Session(Store(store_folder(experiment.settings)), "only_cached", runtime)
+    session = Session(open_store(experiment.settings), "only_cached", runtime)
     artifacts = {role: session.realise(inner) for role, inner in step.inputs().items()}
     return Predictor(open_composition(step.task_module, artifacts, runtime.device))
 

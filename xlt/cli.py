@@ -9,15 +9,20 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xlt.errors import UserError, explain_system_error, suggest
+
+if TYPE_CHECKING:
+    from xlt.runner import Record
 
 CONFIG_MODULE = "xlt.conf"
 _DEFECT, _USER_MISTAKE, _INTERRUPTED = 1, 2, 130
@@ -30,18 +35,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def exit_status(arguments: list[str]) -> int:
     """Run the command line; returns the exit status."""
-    register_resolver()
+    prepare_hydra()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come back to us instead of ending the process in Hydra's words
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     arguments = normalised(arguments)
     failures: list[Exception] = []
 
-    def job(config: DictConfig) -> None:
+    def job(config: DictConfig) -> Record | None:
         try:
-            _run_and_show(config)
+            return _run_and_show(config)
         except Exception as error:  # kept from Hydra, which would report it in its own way and end the sweep
             failures.append(error)
             _show_failure(error, arguments)
+            return None
 
     saved = sys.argv
     sys.argv = [saved[0], *arguments]
@@ -69,10 +75,9 @@ def _show_failure(error: Exception, arguments: Sequence[str]) -> None:
         print(f"error: {message}", file=sys.stderr)
 
 
-def _run_and_show(config: DictConfig) -> None:
-    from xlt.experiment import Experiment, store_folder
+def _run_and_show(config: DictConfig) -> Record | None:
+    from xlt.experiment import Experiment, open_store
     from xlt.runner import closing_lines, run_config
-    from xlt.store import Store
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     overrides = list(HydraConfig.get().overrides.task)
@@ -82,22 +87,33 @@ def _run_and_show(config: DictConfig) -> None:
         _remove_if_empty(folder)
     if record is not None:
         experiment = Experiment.from_config(config, online=False)
-        print(closing_lines(record, experiment, Store(store_folder(experiment.settings)), overrides))
+        print(closing_lines(record, experiment, open_store(experiment.settings), overrides))
+    return record
 
 
 def plan_sweep(configs: list[DictConfig]) -> bool:
     """Check all jobs of a sweep and show what they share; True if that is all that was asked for (`plan=true`)."""
-    from xlt.experiment import choose_device, store_folder
+    from xlt.experiment import choose_device, open_store
     from xlt.plan import Plan, experiments_of
     from xlt.steps.audit import flops_per_second
-    from xlt.store import Store
 
     experiments = experiments_of(configs)
     settings = experiments[0].settings
-    plan = Plan(experiments, Store(store_folder(settings)))
+    plan = Plan(experiments, open_store(settings))
     speed = flops_per_second(choose_device(settings))
     print(plan.show(speed) if settings.plan else plan.totals(speed))
     return settings.plan
+
+
+def show_sweep(jobs: list[tuple[list[str], Record | None]]) -> None:
+    """Print the scores of a sweep, each with the overrides that it was run with; failed jobs have no record."""
+    from xlt.report.sweep import Job, table
+
+    done = [Job(dict(text.split("=", 1) for text in overrides), record) for overrides, record in jobs if record is not None]
+    if len(done) > 1:
+        print(f"\n{table(done)}")
+    if len(done) < len(jobs):
+        print(f"{len(jobs) - len(done)} of {len(jobs)} runs failed", file=sys.stderr)
 
 
 def explain(error: BaseException, arguments: Sequence[str]) -> str | None:
@@ -156,7 +172,7 @@ def _known_keys(arguments: Sequence[str]) -> list[str]:
 
 def compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
     """The configuration that some overrides make of the package's."""
-    register_resolver()
+    prepare_hydra()
     GlobalHydra.instance().clear()
     with hydra.initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         return hydra.compose("config", overrides=normalised(overrides), return_hydra_config=with_hydra)
@@ -169,9 +185,13 @@ def normalised(arguments: Sequence[str]) -> list[str]:
     return flags + [f"method@{argument}" if argument.startswith("task_method=") else argument for argument in others]
 
 
-def register_resolver() -> None:
-    """Make `${xlt_folder:…}`, which turns overrides into a folder's name, known to OmegaConf."""
+def prepare_hydra() -> None:
+    """Make known `${xlt_folder:…}`, which turns overrides into a folder's name, and our launcher, which Hydra by itself finds
+    in ordinary installations alone, not in editable ones."""
+    from hydra_plugins.xlt_launcher import XltLauncher
+
     OmegaConf.register_new_resolver("xlt_folder", folder_name, replace=True)
+    Plugins.instance().register(XltLauncher)
 
 
 def folder_name(overrides: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,10 +32,14 @@ from xlt.steps.language_module import LanguageModuleStep
 from xlt.steps.task_module import TaskModuleStep
 from xlt.steps.text import TextStep
 from xlt.steps.tokens import TokensStep
+from xlt.store import Store
 from xlt.tasks.base import Task
 from xlt.training.settings import Training
 from xlt.training.tracking import Tracker
 from xlt.transfer import Transfer
+
+READY_MADE = Path(__file__).with_name("miniature") / "artifacts"
+"""Artifacts that come with the package: the backbones of the miniature world."""
 
 _COMPONENTS: dict[str, type] = {
     "model": Model, "method": Method, "task_method": Method, "data": Corpus, "transfer": Transfer, "task": Task,
@@ -234,6 +239,11 @@ def store_folder(settings: Settings) -> Path:
     """Where the artifacts of an experiment are."""
     paths = settings.paths
     return Path(paths.store or Path(paths.outputs) / "store").expanduser().absolute()
+
+
+def open_store(settings: Settings, say: Callable[[str], None] = print) -> Store:
+    """The store of an experiment; what the package brings along is found in it too."""
+    return Store(store_folder(settings), say, READY_MADE)
 
 
 def choose_device(settings: Settings) -> torch.device:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("xlt", "torch", "transformers", "tokenizers", "datasets", "accelerate", "safetensors", "scikit-learn", "numpy")
+_PACKAGES = ("xlt", "torch", "transformers", "tokenizers", "datasets", "accelerate", "safetensors", "numpy")
 _RAPL = Path("/sys/class/powercap")
 
 

@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from xlt.errors import UserError
-from xlt.experiment import Experiment, choose_device, store_folder
+from xlt.experiment import Experiment, choose_device, open_store, store_folder
 from xlt.methods.none import NoAdaptation
 from xlt.plan import Plan, find
 from xlt.provenance import Meter, surroundings
@@ -122,7 +122,7 @@ def run_config(config: DictConfig, folder: Path, overrides: list[str]) -> Record
     """
     experiment = Experiment.from_config(config)
     settings = experiment.settings
-    store = Store(store_folder(settings), say=log.warning)
+    store = open_store(settings, log.warning)
     if settings.plan:
         print(Plan([experiment], store).show(flops_per_second(choose_device(settings))))
         return None

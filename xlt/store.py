@@ -97,10 +97,15 @@ class Work:
 
 
 class Store:
-    """The artifacts under one folder."""
+    """The artifacts under one folder.
 
-    def __init__(self, root: Path, say: Callable[[str], None] = print) -> None:
+    Args:
+        ready_made: a second folder of artifacts, only ever read: what it holds is found as if it lay in the first.
+    """
+
+    def __init__(self, root: Path, say: Callable[[str], None] = print, ready_made: Path | None = None) -> None:
         self.root = root.absolute()
+        self._ready_made = [ready_made] if ready_made else []
         self._say = say
         self._verified: set[Path] = set()
         self._manifests: dict[Path, dict[str, Any]] = {}
@@ -113,12 +118,13 @@ class Store:
         return self.root / kind / f"{label[:160]}-{payload_fingerprint[:_DIGITS]}"
 
     def folder_of(self, kind: str, label: str, payload_fingerprint: str) -> Path:
-        """Where the artifact lies: in its place, or under another label (of a model that was renamed, say)."""
+        """Where the artifact lies: in its place, under another label (of a model that was renamed, say), or ready-made."""
         place = self.place(kind, label, payload_fingerprint)
         if place.is_dir():
             return place
         if kind not in self._by_fingerprint:
-            self._by_fingerprint[kind] = {path.name.rpartition("-")[2]: path for path in (self.root / kind).glob("*-*")}
+            found = [path for root in (*self._ready_made, self.root) for path in (root / kind).glob("*-*")]
+            self._by_fingerprint[kind] = {path.name.rpartition("-")[2]: path for path in found}
         other = self._by_fingerprint[kind].get(payload_fingerprint[:_DIGITS])
         return other if other is not None and other.is_dir() else place
 
@@ -148,6 +154,9 @@ class Store:
         if not damaged:
             self._verified.add(folder)
             return artifact
+        if self.root not in folder.parents:
+            self._say(f"{kind} {folder} is damaged ({', '.join(damaged)}): making it anew")
+            return None
         aside = self.root / ".damaged" / f"{folder.name}-{time.time_ns()}"
         aside.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(aside)
@@ -158,7 +167,7 @@ class Store:
     def explain_miss(self, kind: str, payload: Mapping[str, Any]) -> str:
         """Why no artifact of `kind` has this payload: what differs from the one that comes nearest."""
         nearest: list[str] | None = None
-        for artifact in self.list(kind):
+        for artifact in [*self._listed(kind, *self._ready_made), *self.list(kind)]:
             lines = differences(artifact.manifest["payload"], payload)
             if not lines:
                 return "the one in the store is damaged"
@@ -171,13 +180,14 @@ class Store:
         return ", ".join(nearest[:3]) + (f" and {len(nearest) - 3} more" if len(nearest) > 3 else "")
 
     def list(self, kind: str | None = None) -> Iterator[Artifact]:
-        """The finished artifacts, of one kind or of all."""
-        kinds = [kind] if kind else sorted(p.name for p in self.root.glob("[!.]*") if p.is_dir())
-        for name in kinds:
-            for folder in sorted((self.root / name).glob("*")):
-                manifest = self._read_manifest(folder)
-                if manifest is not None:
-                    yield Artifact(folder, manifest)
+        """The finished artifacts, of one kind or of all, ready-made ones aside."""
+        return self._listed(kind, self.root)
+
+    def _listed(self, kind: str | None, *roots: Path) -> Iterator[Artifact]:
+        for folder in sorted(path for root in roots for path in root.glob(f"{kind or '[!.]*'}/*")):
+            manifest = self._read_manifest(folder)
+            if manifest is not None:
+                yield Artifact(folder, manifest)
 
     # ---- building
 

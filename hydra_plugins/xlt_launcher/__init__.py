@@ -1,4 +1,5 @@
-"""Hydra's sweeps, planned as a whole: every job is checked before the first begins, and each shared step is made once."""
+"""Hydra's sweeps, planned as a whole: every job is checked before the first begins, each shared step is made once, and a
+table of the scores ends them."""
 
 from __future__ import annotations
 
@@ -15,11 +16,12 @@ ConfigStore.instance().store(
 
 
 class XltLauncher(BasicLauncher):
-    """Composes all jobs of a sweep, prints their common plan, and runs them one after the other in this process."""
+    """Composes all jobs of a sweep, prints their common plan, runs them one after the other in this process, and prints
+    what came out."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Raises UserError for a job that cannot work before any job runs."""
-        from xlt.cli import plan_sweep
+        from xlt.cli import plan_sweep, show_sweep
 
         configs = []
         for overrides in job_overrides:
@@ -29,4 +31,6 @@ class XltLauncher(BasicLauncher):
             configs.append(config)
         if plan_sweep(configs):
             return [JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED) for overrides in job_overrides]
-        return super().launch(job_overrides, initial_job_idx)
+        returns = super().launch(job_overrides, initial_job_idx)
+        show_sweep([(list(job.overrides or []), job.return_value) for job in returns])
+        return returns

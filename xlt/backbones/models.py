@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from xlt.backbones.anatomy import known_architectures
 from xlt.config import setting
 from xlt.corpora.base import Corpus
@@ -107,3 +109,6 @@ class ScratchModel(Model):
 
     def draw(self, experiment: Experiment) -> BackboneStep:
         return experiment.scratch_backbone_step(self)
+
+    def initialise(self, model: nn.Module) -> None:
+        """Change how a new model begins, before it is trained; this class leaves it as transformers made it."""

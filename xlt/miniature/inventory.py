@@ -14,7 +14,6 @@ from xlt.random import Draw
 
 KINDS = 4  # of each topic, the places among them
 _PLACES_OF_A_KIND = 3
-_NAMES = {"PER": 40, "ORG": 30, "LOC": 30}
 _CLASSES = {"PER": "subject", "ORG": "object", "LOC": "place"}
 NAME_OF_ROLE = {role: entity for entity, role in _CLASSES.items()}  # which names go with the phrase of a role
 RELATIONS = ("IsA", "CapableOf", "ReceivesAction", "AtLocation", "HasProperty", "Antonym")
@@ -81,9 +80,12 @@ class Inventory:
         nouns, verbs, adjectives: how many of each a topic has; nouns are shared out among its kinds, adjectives come in
             pairs of opposites.
         evaluations: words of praise and blame, in pairs of opposites.
+        names: of persons, organisations and places, as many of each.
     """
 
-    def __init__(self, seed: int, topics: list[str], nouns: int, verbs: int, adjectives: int, evaluations: int) -> None:
+    def __init__(
+        self, seed: int, topics: list[str], nouns: int, verbs: int, adjectives: int, evaluations: int, names: int
+    ) -> None:
         draw = Draw(seed, "inventory")
         self.topics = [self._topic(draw, index, name, nouns, verbs, adjectives) for index, name in enumerate(topics)]
         self.evaluations = [
@@ -91,7 +93,8 @@ class Inventory:
             for i in range(evaluations // 2)
         ]
         self.names = {
-            entity: [Concept(f"{entity}{i}", "name") for i in range(count)] for entity, count in _NAMES.items()
+            entity: [Concept(f"{entity}{i}", "name") for i in range(number, names, len(_CLASSES))]
+            for number, entity in enumerate(_CLASSES)
         }  # fmt: skip
         self.opposite: dict[Concept, Concept] = {}
         pairs = [pair for topic in self.topics for kind in topic.properties for pair in kind]
@@ -105,10 +108,15 @@ class Inventory:
             members = range(kind, nouns, KINDS)
             topic.things.append([Concept(f"{name}.thing{i}", "noun", index, kind) for i in members])
             pairs = range(kind, adjectives // 2, KINDS)
-            topic.properties.append([
-                (Concept(f"{name}.quality{i}+", "adjective", index, kind), Concept(f"{name}.quality{i}-", "adjective", index, kind))
-                for i in pairs
-            ])
+            topic.properties.append(
+                [
+                    (
+                        Concept(f"{name}.quality{i}+", "adjective", index, kind),
+                        Concept(f"{name}.quality{i}-", "adjective", index, kind),
+                    )
+                    for i in pairs
+                ]
+            )
         topic.places = [draw.shuffled(topic.things[0])[:_PLACES_OF_A_KIND] for _ in range(KINDS)]
         for i in range(verbs):
             agent, patient = 1 + draw.below(KINDS - 1), 1 + draw.below(KINDS - 1)

@@ -22,21 +22,45 @@ SOUND_LAWS = (
     ("c", "s"), ("w", "v"), ("q", "k"), ("v", "w"), ("z", "r"), ("j", "z"), ("h", "q"), ("m", "n"), ("l", "j"),
     (f"(?<={_V})p(?={_V})", "b"), (f"(?<={_V})t(?={_V})", "d"), (f"(?<={_V})k(?={_V})", "g"), (f"(?<={_V})s(?={_V})", "z"),
     ("t(?=[iey])", "c"), ("k(?=[iey])", "c"), ("g(?=[iey])", "j"), ("n$", "m"), ("^s", "c"), ("^k", "q"), ("^m", "b"),
-    ("a", "o"), ("e", "i"), ("o", "u"), ("u", "y"), ("i", "e"), ("y", "i"), ("a$", "e"), ("o$", "a"), ("i(?=.+a)", "e"), ("u(?=.+a)", "o"),
+    ("a", "o"), ("e", "i"), ("o", "u"), ("u", "y"), ("i", "e"), ("y", "i"), ("a$", "e"), ("o$", "a"), ("i(?=.+a)", "e"),
+    ("u(?=.+a)", "o"),
 )  # fmt: skip
 """The laws that there are: a pattern and what stands in its place. `t` becomes `s` everywhere, `p` becomes `b` between vowels."""
 
 _TEMPLATES = ("CVCV", "CVCVC", "VCVC", "CVC", "CVCCV", "CVCVCV")
 _LONGEST = 9
 
-SCRIPTS = {
+_ALPHABETS = {
     "Latn": "pbtdkgfvszxhmnlrjwcqaeiouy",
     "Cyrl": "пбтдкгфвсзхһмнлрјўчқаеиоуы",
     "Grek": "πβτδκγφϝσζχϸμνλρϳϻψξαειουω",
     "Geor": "პბტდკგფვსზხჰმნლრჲწჩყაეიოუჷ",
-    "Armn": "պբտդկգֆվսզխհմնլրյւչքաեիօոը",
+    "Armn": "պբտդկգֆվսզխհմնլրյւչքաեիօըո",
 }
-"""ISO 15924 code of each script, with its letters for `CONSONANTS + VOWELS`."""
+"""Of each alphabet by its ISO 15924 code, the letters for `CONSONANTS + VOWELS`."""
+
+_SYLLABARIES = {"Ethi": "ፐበተደከገፈቨሰዘኀሀመነለረየወቸቀአ"}
+"""Of each syllabary the first syllable of every consonant, and of no consonant at all; the others follow it in Unicode."""
+_AFTER_THE_FIRST = dict(zip(f"{VOWELS}-", (3, 4, 2, 6, 1, 0, 5), strict=True))  # the syllable of each vowel, and of none
+
+SCRIPTS = (*_ALPHABETS, *_SYLLABARIES)
+
+
+def spell(sounds: str, script: str) -> str:
+    """Phonemes in a script. A syllabary has one letter for a consonant with the vowel that follows it."""
+    if script in _ALPHABETS:
+        return sounds.translate(str.maketrans(CONSONANTS + VOWELS, _ALPHABETS[script]))
+    first = dict(zip(f"{CONSONANTS}-", _SYLLABARIES[script], strict=True))
+    syllables = re.findall(f"([{CONSONANTS}]?)([{VOWELS}])|([{CONSONANTS}])", sounds)
+    return "".join(chr(ord(first[onset or alone or "-"]) + _AFTER_THE_FIRST[vowel or "-"]) for onset, vowel, alone in syllables)
+
+
+def letters(script: str) -> str:
+    """All letters of a script that words can hold."""
+    if script in _ALPHABETS:
+        return _ALPHABETS[script]
+    syllables = [onset + vowel for onset in ("", *CONSONANTS) for vowel in ("", *VOWELS) if onset or vowel]
+    return "".join(spell(syllable, script) for syllable in syllables)
 
 
 @dataclass(frozen=True)
@@ -71,7 +95,6 @@ class Lexicon:
     def __init__(
         self, seed: int, code: str, ancestry: Ancestry, script: str, concepts: list[Concept], lender: Lexicon | None
     ) -> None:
-        self._letters = dict(zip(CONSONANTS + VOWELS, SCRIPTS[script], strict=True))
         roots, names = _Roots(seed, ancestry.family), _Roots(seed, "names")
         own_roots = Draw(seed, "own roots", code)
         laws = _laws(Draw(seed, "laws", ancestry.family, ancestry.branch), ancestry.branch_laws)
@@ -93,11 +116,7 @@ class Lexicon:
                 word = (word + own_roots.pick(CONSONANTS) + own_roots.pick(VOWELS))[-_LONGEST:]
             taken.add(word)
             self._sounds[concept] = word
-        self.words = {concept: self.spell(sounds) for concept, sounds in self._sounds.items()}
-
-    def spell(self, sounds: str) -> str:
-        """Phonemes in the language's script."""
-        return "".join(self._letters[sound] for sound in sounds)
+        self.words = {concept: spell(sounds, script) for concept, sounds in self._sounds.items()}
 
 
 class _Roots:

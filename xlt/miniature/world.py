@@ -1,8 +1,8 @@
 """The miniature world: invented languages, what is said in them, and the knobs of both.
 
-    world = World()                      # conf/world/miniature.yaml holds the same and says what each knob means
-    speech = world.language("qad")
-    speech.say(clause, draw).text
+world = World()                      # conf/world/miniature.yaml holds the same and says what each knob means
+speech = world.language("qad")
+speech.say(clause, draw).text
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Design(Typology):
     name: str = setting("", is_name=True)
     family: str = setting("???", is_name=True)
     branch: str = setting("???", is_name=True)
-    script: str = setting("Latn", one_of=tuple(SCRIPTS))
+    script: str = setting("Latn", one_of=SCRIPTS)
     own_laws: int = setting(3, at_least=0)
     replaced: float = setting(0.1, at_least=0, at_most=1)
     borrowed: float = setting(0.0, at_least=0, at_most=1)
@@ -59,6 +59,7 @@ class World:
         topics: their names.
         nouns, verbs, adjectives: concepts a topic has of each.
         evaluations: words of praise and blame.
+        names: of persons, organisations and places, as many of each.
         topicality: chance of a content word to come from the topic of its sentence. At 1 / number of topics, topics
             cannot be told from the text.
         elaboration: chance of each of a sentence's three optional parts; content words number 3 to 6.
@@ -74,10 +75,11 @@ class World:
 
     seed: int = setting(0, at_least=0)
     topics: list[str] = setting(["farming", "seafaring", "music", "law", "medicine", "trade"])
-    nouns: int = setting(48, at_least=2 * KINDS)
-    verbs: int = setting(12, at_least=1)
-    adjectives: int = setting(16, at_least=2 * KINDS)
-    evaluations: int = setting(24, at_least=2)
+    nouns: int = setting(16, at_least=2 * KINDS)
+    verbs: int = setting(6, at_least=1)
+    adjectives: int = setting(8, at_least=2 * KINDS)
+    evaluations: int = setting(8, at_least=2)
+    names: int = setting(21, at_least=3)
     topicality: float = setting(0.8, at_least=0, at_most=1)
     elaboration: float = setting(0.5, at_least=0, at_most=1)
     evaluation: float = setting(0.3, at_least=0, at_most=1)
@@ -108,7 +110,7 @@ class World:
     @cached_property
     def inventory(self) -> Inventory:
         """The concepts and the graph."""
-        return Inventory(self.seed, self.topics, self.nouns, self.verbs, self.adjectives, self.evaluations)
+        return Inventory(self.seed, self.topics, self.nouns, self.verbs, self.adjectives, self.evaluations, self.names)
 
     @cached_property
     def speaker(self) -> Speaker:
@@ -143,9 +145,7 @@ class World:
                 min(1.0, design.replaced * self.distance), design.borrowed,
             )  # fmt: skip
             lender = self.lexicon(design.lender) if design.lender else None
-            self._lexicons[code] = Lexicon(
-                self.seed, code, ancestry, design.script, list(self.inventory.concepts()), lender
-            )
+            self._lexicons[code] = Lexicon(self.seed, code, ancestry, design.script, list(self.inventory.concepts()), lender)
         return self._lexicons[code]
 
     def grammar(self, code: str) -> Grammar:

@@ -195,6 +195,7 @@ class ScratchBackboneStep(BackboneStep):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = Backbone.new(config, parts)
+            self.model.initialise(model)
         backbone = Backbone(model, tokenizer, parts)
         model.requires_grad_(True)
         model.to(bench.runtime.device)

@@ -54,7 +54,7 @@ class EvaluationStep(Step):
         predicted = [prediction["label"] for prediction in predictions]
         metrics = task.score(gold, predicted)
         seed = derive_seed("bootstrap")
-        interval = intervals(task.score, gold, predicted, self.bootstrap_samples, seed)
+        interval = intervals(task.resampled_scores, gold, predicted, self.bootstrap_samples, seed)
         with (bench.folder / PREDICTIONS).open("w", encoding="utf-8") as file:
             for example, label, prediction in zip(examples, gold, predictions, strict=True):
                 row = {"id": example["id"], "gold": label, "predicted": prediction["label"], **prediction}

@@ -14,8 +14,9 @@ def mask_tokens(
     mask_token: int,
     vocabulary_size: int,
     probability: float,
-    exact: bool,
+    scheme: str,
     generator: torch.Generator,
+    words: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Hide some tokens of a batch.
 
@@ -23,17 +24,23 @@ def mask_tokens(
         input_ids: [batch, sequence].
         special: [batch, sequence], True where nothing may be hidden (special tokens, padding).
         probability: share of the other positions that is chosen.
-        exact: choose round(probability · n) positions of the batch, at least one; else each by chance.
+        scheme: `exact` chooses round(probability · n) positions of the batch, at least one; `bernoulli` each by chance;
+            `whole_words` as many as `exact`, word by word, so that no word helps to guess its own pieces (the last one
+            chosen may be cut).
+        words: [batch, sequence], the number of each position's word; for `whole_words`.
 
     Returns:
         The ids with hidden tokens, and the labels: the original id at the chosen positions, `IGNORED` elsewhere.
     """
     candidates = (~special).flatten().nonzero().squeeze(1)
-    if exact:
-        count = min(len(candidates), max(1, round(probability * len(candidates))))
+    count = min(len(candidates), max(1, round(probability * len(candidates))))
+    if scheme == "bernoulli":
+        chosen = candidates[torch.rand(len(candidates), generator=generator) < probability]
+    elif words is None:
         chosen = candidates[torch.randperm(len(candidates), generator=generator)[:count]]
     else:
-        chosen = candidates[torch.rand(len(candidates), generator=generator) < probability]
+        turn = torch.randperm(int(words.max()) + 1, generator=generator)[words.flatten()[candidates]]
+        chosen = candidates[turn.argsort(stable=True)[:count]]
     inputs, labels = input_ids.flatten().clone(), torch.full((input_ids.numel(),), IGNORED)
     labels[chosen] = inputs[chosen]
     fate = torch.rand(len(chosen), generator=generator)

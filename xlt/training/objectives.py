@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from xlt.backbones.backbone import Backbone
+from xlt.errors import UserError
 from xlt.random import generator
 from xlt.training.batches import Batch, pad
 from xlt.training.masking import IGNORED, mask_tokens
@@ -50,6 +51,7 @@ class LanguageModelling:
         self.masked = backbone.anatomy.objective == "masked"
         self._special = torch.tensor(sorted(backbone.tokenizer.all_special_ids))
         self._unknown = backbone.tokenizer.unk_token_id
+        self._begins_word = begins_word(backbone.tokenizer) if settings.masking == "whole_words" else None
 
     def make(self, tokens: TokenFile, indices: Sequence[int], draw: torch.Generator) -> Batch:
         """A batch: `input_ids`, `attention_mask`, `labels`, all [rows, length]."""
@@ -65,9 +67,13 @@ class LanguageModelling:
             special &= (ids != self._unknown) | (attention == 0)
         inputs, labels = mask_tokens(
             ids, special, self.backbone.tokenizer.mask_token_id, len(self.backbone.tokenizer),
-            self.settings.mask_probability, self.settings.masking == "exact", draw,
+            self.settings.mask_probability, self.settings.masking, draw, self._words(ids),
         )  # fmt: skip
         return {"input_ids": inputs, "attention_mask": attention, "labels": labels}
+
+    def _words(self, ids: torch.Tensor) -> torch.Tensor | None:
+        """The number of each position's word in the batch [rows, length]; None where words do not matter."""
+        return None if self._begins_word is None else self._begins_word[ids].flatten().cumsum(0).view_as(ids)
 
     def validation_batches(self, tokens: TokenFile, batch_size: int) -> Iterator[Batch]:
         """Batches over the first validation examples, the same ones with the same masks each time and for any `batch_size`."""
@@ -102,6 +108,23 @@ class LanguageModelling:
             count += self.count(batch)
         loss = float(total) / max(count, 1)
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+
+
+def begins_word(tokenizer: Any) -> torch.Tensor:
+    """Of each token of the vocabulary, whether a word begins with it: [vocabulary].
+
+    Raises:
+        UserError: the tokenizer does not mark words as WordPiece (`##`), SentencePiece (`▁`) or byte-level BPE (`Ġ`) do.
+    """
+    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    special = set(tokenizer.all_special_tokens)
+    if any(piece.startswith("##") for piece in pieces):
+        return torch.tensor([piece in special or not piece.startswith("##") for piece in pieces])
+    if any(piece.startswith(("▁", "Ġ")) for piece in pieces):
+        return torch.tensor([piece in special or piece.startswith(("▁", "Ġ")) for piece in pieces])
+    raise UserError(
+        "masking=whole_words: the backbone's tokenizer does not say where words begin (neither ##, ▁ nor Ġ). Use masking=exact."
+    )
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -70,7 +70,8 @@ class LanguageTraining:
         layout: `lines` makes each line of text one example, cut at `length`; `packed` joins documents and cuts the stream
             into blocks of exactly `length` tokens.
         length: tokens of an example at most, special ones included; clipped to what the backbone takes.
-        masking: `exact` masks round(probability · n) positions of each batch, `bernoulli` each position by chance.
+        masking: `exact` masks round(probability · n) positions of each batch, `bernoulli` each position by chance,
+            `whole_words` as many as `exact`, word by word.
         mask_probability: share of the positions that are predicted (masked models).
         validation_examples: how many examples the validation loss is measured on, at most.
         loop: the loop itself.
@@ -78,7 +79,7 @@ class LanguageTraining:
 
     layout: str = setting("lines", one_of=("lines", "packed"))
     length: int = setting(512, at_least=8)
-    masking: str = setting("exact", one_of=("exact", "bernoulli"))
+    masking: str = setting("exact", one_of=("exact", "bernoulli", "whole_words"))
     mask_probability: float = setting(0.15, above=0, at_most=0.9)
     validation_examples: int = setting(1000, at_least=1)
     loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=100_000, evaluate_every=1000))
