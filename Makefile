@@ -3,7 +3,11 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: help setup test test-fast lint
+# What `make demo` compares: any methods and invented languages (conf/world/miniature.yaml), separated by commas.
+METHODS ?= none,seq_bn_inv
+LANGS ?= qaa,qad,qae
+
+.PHONY: help setup demo test test-fast lint miniature
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -16,6 +20,14 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+demo: setup ## what a language module buys in a language that the model knows and in two that it does not: minutes, no network
+	$(BIN)/python run.py -m model=miniature data=miniature task=mini_topic train=miniature lang=$(LANGS) method=$(METHODS) seed=0,1,2
+	@echo
+	@echo "The model was pretrained on qaa; qad is a relative of it, qae one in a script that the model has never read."
+	@echo "Next: make demo METHODS=none,seq_bn,full LANGS=qad,qda       other methods; a language without relatives"
+	@echo "      $(BIN)/python scripts/miniature.py show qad            what these languages look like"
+	@echo "      $(BIN)/python run.py plan=true lang=mt method=seq_bn   the same for real: mBERT, GlotCC, SIB-200"
+
 test: setup ## all tests: about seven minutes on two cores
 	$(BIN)/python -m pytest
 
@@ -25,3 +37,6 @@ test-fast: setup ## without the slow ones
 lint: setup ## style and simple mistakes
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+
+miniature: setup ## pretrain the miniature backbones again and compare them, bit for bit, with the package's
+	$(BIN)/python scripts/miniature.py backbones

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from xlt.errors import UserError, suggest
@@ -99,15 +99,14 @@ def _filled(component_class: type[Component], default: Any, values: dict[str, An
     parts = {name: part for name, hint in typing.get_type_hints(component_class).items() if (part := _part_class(hint))}
     usual = {name: _default(fields[name]) if default is component_class else getattr(default, name) for name in parts}
     built = {
-        name: _filled_part(part, usual[name], values[name], f"{prefix}{name}")
+        name: _filled_part(part, usual[name], values.get(name, _nothing(usual[name])), f"{prefix}{name}")
         for name, part in parts.items()
-        if isinstance(values.get(name), dict)
+        if (values[name] if name in values else usual[name]) not in (None, MISSING, dataclasses.MISSING)
     }
-    kept = {name: part for name, part in usual.items() if name not in values}
     try:
         schema = OmegaConf.structured(default)
         OmegaConf.set_readonly(schema, None)  # as that of a frozen dataclass is
-        for name in {**built, **kept}:
+        for name in built:
             schema.__dict__["_content"].pop(name)
         merged = OmegaConf.merge(schema, {name: value for name, value in values.items() if name not in built})
         own = OmegaConf.to_container(merged, throw_on_missing=True)
@@ -115,18 +114,25 @@ def _filled(component_class: type[Component], default: Any, values: dict[str, An
         raise UserError(f"{prefix}{error.key} is not a setting. {suggest(str(error.key), fields, 'settings here')}") from error
     except OmegaConfBaseException as error:
         raise _refused(error, where) from error
-    component = component_class(**own, **built, **kept)
+    component = component_class(**own, **built)
     check(component, where)
     return component
 
 
-def _filled_part(part: type, default: Any, values: dict[str, Any], where: str) -> Any:
+def _filled_part(part: type, default: Any, values: Any, where: str) -> Any:
     """A component inside another one, or several by name."""
+    if not isinstance(values, dict):
+        raise UserError(f"{where}={values} cannot be: settings of its own belong there ({where}.<setting>=<value>).")
     if isinstance(default, dict):
-        return {name: _filled(part, default.get(name, part), inner, f"{where}.{name}") for name, inner in values.items()}
+        return {name: _filled_part(part, default.get(name), inner, f"{where}.{name}") for name, inner in values.items()}
     target = values.pop("_target_", None)
     chosen = _find_class(target, where, part) if target else type(default) if isinstance(default, part) else part
-    return _filled(chosen, default if isinstance(default, chosen) else chosen, values, where)
+    return _filled(chosen, default if type(default) is chosen else chosen, values, where)
+
+
+def _nothing(default: Any) -> dict[str, Any]:
+    """Values that leave a part, or each of several, as it is."""
+    return {name: {} for name in default} if isinstance(default, dict) else {}
 
 
 def _part_class(hint: Any) -> type | None:
@@ -189,6 +195,7 @@ def identity(component: Any) -> dict[str, Any]:
         TypeError: a field holds something without a stable form in JSON.
     """
     result: dict[str, Any] = {"_target_": f"{type(component).__module__}.{type(component).__qualname__}"}
+    hints = typing.get_type_hints(type(component))
     for field in dataclasses.fields(component):
         value = getattr(component, field.name)
         if not field.metadata.get("identity", True):
@@ -198,6 +205,10 @@ def identity(component: Any) -> dict[str, Any]:
         result[field.name] = _plain(value)
         if dataclasses.is_dataclass(value) and type(value) is not type(_default(field)):
             result[field.name]["_target_"] = identity(value)["_target_"]
+        elif isinstance(value, Mapping) and (declared := _part_class(hints[field.name])):
+            for name, part in value.items():
+                if type(part) is not declared:
+                    result[field.name][str(name)]["_target_"] = identity(part)["_target_"]
     return result
 
 

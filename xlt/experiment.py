@@ -142,7 +142,9 @@ class Experiment:
         components = {name: build(config[name], name, expected) for name, expected in _COMPONENTS.items()}
         mirror = settings.paths.mirror or os.environ.get("XLT_MIRROR") or None
         store = store_folder(settings)
-        languages = load_languages(settings.paths.languages).with_rows(components["world"].table_rows())
+        languages = load_languages(settings.paths.languages)
+        invented = (row for row in components["world"].table_rows() if row["iso3"] not in languages.languages)
+        languages = languages.with_rows(invented)  # a code that the user's own table gives to another language keeps that one
         return cls(
             config=config,
             settings=settings,

@@ -108,6 +108,7 @@ class Store:
         self._ready_made = [ready_made] if ready_made else []
         self._say = say
         self._verified: set[Path] = set()
+        self._named: set[Path] = set()  # damaged ready-made artifacts of which the user was told
         self._manifests: dict[Path, dict[str, Any]] = {}
         self._by_fingerprint: dict[str, dict[str, Path]] = {}  # of kinds in which something was looked for in vain
 
@@ -155,7 +156,9 @@ class Store:
             self._verified.add(folder)
             return artifact
         if self.root not in folder.parents:
-            self._say(f"{kind} {folder} is damaged ({', '.join(damaged)}): making it anew")
+            if folder not in self._named:
+                self._say(f"{kind} {folder} is damaged ({', '.join(damaged)}): making it anew")
+            self._named.add(folder)
             return None
         aside = self.root / ".damaged" / f"{folder.name}-{time.time_ns()}"
         aside.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from xlt.backbones.models import ScratchModel
 from xlt.config import setting
 
 _NEIGHBOURS = (-1, 1, -2, 2)  # where the heads of the first layer look, in turn
-_AMPLITUDE = 0.03  # of the positions' waves, beside word embeddings of standard deviation 0.02
+_AMPLITUDE = 0.05  # of the positions' waves, beside word embeddings of standard deviation 0.02
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,19 @@ class MiniatureModel(ScratchModel):
 def look_at_neighbours(model: nn.Module, sharpness: float) -> None:
     """Make the heads of a BERT's first layer look at the positions next to theirs."""
     heads = model.config.num_attention_heads
-    width = model.config.hidden_size // heads
-    frequencies = math.pi * (torch.arange(width // 2) + 0.5) / (width // 2)
+    head_width = model.config.hidden_size // heads
+    width = head_width - head_width % 2
+    # The golden section keeps the waves from falling together again within the length of an input.
+    frequencies = math.pi * (torch.arange(width // 2) + 0.618) / (width // 2)
     positions = model.bert.embeddings.position_embeddings.weight
     angles = torch.arange(len(positions))[:, None] * frequencies
     positions.zero_()
     positions[:, :width] = _AMPLITUDE * torch.stack([angles.cos(), angles.sin()], dim=2).flatten(1)
     attention = model.bert.encoder.layer[0].attention.self
     for head in range(heads):
-        rows = slice(head * width, (head + 1) * width)
+        rows = slice(head * head_width, head * head_width + width)
         turned = frequencies * _NEIGHBOURS[head % len(_NEIGHBOURS)]
         turns = torch.stack([turned.cos(), -turned.sin(), turned.sin(), turned.cos()], dim=1).view(-1, 2, 2)
         for projection, matrix in ((attention.key, torch.eye(width)), (attention.query, torch.block_diag(*turns))):
-            projection.weight[rows] = 0.0
+            projection.weight[head * head_width : (head + 1) * head_width] = 0.0
             projection.weight[rows, :width] = math.sqrt(sharpness) * matrix

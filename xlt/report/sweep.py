@@ -39,13 +39,16 @@ def table(jobs: Sequence[Job]) -> str:
         groups.setdefault(job.without("seed"), []).append(job)
     baselines = {runs[0].without("seed", "method"): runs for runs in groups.values() if runs[0].record["method"] is None}
     names = [name for name in jobs[0].settings if name != "seed" and len({job.settings.get(name) for job in jobs}) > 1]
-    metric = jobs[0].record["metric"]
-    rows = [[*names, "seeds", metric, "gain over none", "trainable parameters", "seconds"]]
+    metrics = {job.record["metric"] for job in jobs}
+    score = metrics.pop() if len(metrics) == 1 else "score"
+    columns = [name.rpartition("@")[2] for name in names]  # method@task_method is how Hydra calls task_method
+    rows = [[*columns, "seeds", score, "gain over none", "trainable parameters", "seconds"]]
     for runs in groups.values():
         baseline = baselines.get(runs[0].without("seed", "method"))
         shown = [runs[0].settings[name] for name in names]
         gain = _gain(baseline, runs) if baseline and baseline is not runs else ""
-        rows.append([*shown, str(len(runs)), _mean(runs), gain, *_costs(runs)])
+        mean = _mean(runs) if score != "score" else f"{runs[0].record['metric']} {_mean(runs)}"
+        rows.append([*shown, str(len(runs)), mean, gain, *_costs(runs)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 

@@ -137,7 +137,8 @@ class TokenizerStep(Step):
         return self.name
 
     def fields(self) -> dict[str, Any]:
-        return {"vocabulary_size": self.vocabulary_size, "longest": self.longest, "alphabet": self.alphabet}
+        alphabet = {"alphabet": self.alphabet} if self.alphabet else {}
+        return {"vocabulary_size": self.vocabulary_size, "longest": self.longest, **alphabet}
 
     def inputs(self) -> dict[str, Step]:
         return {f"text_{step.language.key}": step for step in self.texts}

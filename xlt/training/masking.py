@@ -36,7 +36,7 @@ def mask_tokens(
     count = min(len(candidates), max(1, round(probability * len(candidates))))
     if scheme == "bernoulli":
         chosen = candidates[torch.rand(len(candidates), generator=generator) < probability]
-    elif words is None:
+    elif scheme == "exact":
         chosen = candidates[torch.randperm(len(candidates), generator=generator)[:count]]
     else:
         turn = torch.randperm(int(words.max()) + 1, generator=generator)[words.flatten()[candidates]]

@@ -51,7 +51,7 @@ class LanguageModelling:
         self.masked = backbone.anatomy.objective == "masked"
         self._special = torch.tensor(sorted(backbone.tokenizer.all_special_ids))
         self._unknown = backbone.tokenizer.unk_token_id
-        self._begins_word = begins_word(backbone.tokenizer) if settings.masking == "whole_words" else None
+        self._begins_word = begins_word(backbone.tokenizer) if self.masked and settings.masking == "whole_words" else None
 
     def make(self, tokens: TokenFile, indices: Sequence[int], draw: torch.Generator) -> Batch:
         """A batch: `input_ids`, `attention_mask`, `labels`, all [rows, length]."""
@@ -73,7 +73,11 @@ class LanguageModelling:
 
     def _words(self, ids: torch.Tensor) -> torch.Tensor | None:
         """The number of each position's word in the batch [rows, length]; None where words do not matter."""
-        return None if self._begins_word is None else self._begins_word[ids].flatten().cumsum(0).view_as(ids)
+        if self._begins_word is None:
+            return None
+        begins = self._begins_word[ids]
+        begins[:, 0] = True  # no word goes on from one row to the next
+        return begins.flatten().cumsum(0).view_as(ids)
 
     def validation_batches(self, tokens: TokenFile, batch_size: int) -> Iterator[Batch]:
         """Batches over the first validation examples, the same ones with the same masks each time and for any `batch_size`."""
@@ -116,7 +120,7 @@ def begins_word(tokenizer: Any) -> torch.Tensor:
     Raises:
         UserError: the tokenizer does not mark words as WordPiece (`##`), SentencePiece (`▁`) or byte-level BPE (`Ġ`) do.
     """
-    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    pieces = [piece or "" for piece in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]  # ids may have gaps
     special = set(tokenizer.all_special_tokens)
     if any(piece.startswith("##") for piece in pieces):
         return torch.tensor([piece in special or not piece.startswith("##") for piece in pieces])
