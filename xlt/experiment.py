@@ -42,8 +42,8 @@ READY_MADE = Path(__file__).with_name("miniature") / "artifacts"
 """Artifacts that come with the package: the backbones of the miniature world."""
 
 _COMPONENTS: dict[str, type] = {
-    "model": Model, "method": Method, "task_method": Method, "data": Corpus, "transfer": Transfer, "task": Task,
-    "train": Training, "tracker": Tracker, "world": World,
+    "world": World, "model": Model, "method": Method, "task_method": Method, "data": Corpus, "transfer": Transfer, "task": Task,
+    "train": Training, "tracker": Tracker,
 }  # fmt: skip
 
 

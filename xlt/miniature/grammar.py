@@ -40,7 +40,9 @@ class Typology:
 
     def features(self) -> dict[str, int]:
         """The typological vector: each feature 0 or 1, named in the manner of URIEL's syntactic ones."""
-        before = {f"S_{a}_BEFORE_{b}": int(self.order.index(a) < self.order.index(b)) for a, b in ("SV", "SO", "VO", "XV", "XO")}
+        before = {
+            f"S_{a}_BEFORE_{b}": int(self.order.index(a) < self.order.index(b)) for a, b in ("SV", "SO", "VO", "XS", "XV", "XO")
+        }
         return {
             **before,
             "S_ADJECTIVE_BEFORE_NOUN": int(self.adjective == "before"),

@@ -22,7 +22,24 @@ import yaml
 from xlt.miniature.views import ENTAILMENT_LABELS, ENTITY_TAGS, VIEWS, rows
 from xlt.miniature.world import World
 
-_NAMES = {"entities": ("ner_tags", ENTITY_TAGS), "entailment": ("label", ENTAILMENT_LABELS)}  # kept as numbers, as the hub does
+_LABEL = {"class_label": {"names": dict(enumerate(ENTAILMENT_LABELS))}}
+_TAG = {"class_label": {"names": dict(enumerate(ENTITY_TAGS))}}
+_TEXTS, _TEXT = {"list": "string"}, "string"
+_FEATURES: dict[str, dict[str, Any]] = {
+    "topic": {"text": _TEXT, "category": _TEXT},
+    "sentiment": {"text": _TEXT, "label": _TEXT},
+    "entities": {"tokens": _TEXTS, "ner_tags": {"list": _TAG}},
+    "treebank": {
+        "text": _TEXT, "tokens": _TEXTS, "lemmas": _TEXTS, "upos": _TEXTS, "feats": _TEXTS,
+        "head": {"list": "int16"}, "deprel": _TEXTS,
+    },
+    "entailment": {"premise": _TEXT, "hypothesis": _TEXT, "label": _LABEL},
+    "questions": {
+        "title": _TEXT, "context": _TEXT, "question": _TEXT,
+        "answers": {"struct": [{"name": "text", "list": "string"}, {"name": "answer_start", "list": "int32"}]},
+    },
+    "sentences": {"sentence": _TEXT, "topic": _TEXT},
+}  # fmt: skip
 _SPLITS = ("train", "validation", "test")
 ORGANISATION = "miniature"
 
@@ -44,14 +61,15 @@ def write_mirror(
         files = {
             (code, split): islice(rows(world, code, view, split), sizes[split]) for code in languages for split in _SPLITS
         }  # fmt: skip
-        _write_repository(root / view, files, _NAMES.get(view))
+        _write_repository(root / view, files, _FEATURES[view])
     texts = {(code, "train"): ({"content": text} for text in islice(world.documents(code), documents)) for code in languages}
     _write_repository(root / "text", texts)
     translations = {
         (f"{one}-{other}", "train"): islice(parallel(world, one, other, "train"), pairs)
         for one, other in combinations(languages, 2)
     }
-    _write_repository(root / "parallel", translations)
+    if translations:
+        _write_repository(root / "parallel", translations)
     (root / "graph").mkdir(parents=True, exist_ok=True)
     with gzip.GzipFile(root / "graph" / "assertions.csv.gz", "wb", mtime=0) as file:
         for code in languages:
@@ -79,39 +97,35 @@ def assertions(world: World, code: str) -> Iterator[str]:
 def _write_repository(
     folder: Path,
     files: Mapping[tuple[str, str], Iterable[dict[str, Any]]],
-    names: tuple[str, tuple[str, ...]] | None = None,
+    features: Mapping[str, Any] | None = None,
 ) -> None:
     """A data set: JSON lines a configuration and split, and a README that declares them.
 
     Args:
         files: the rows of each configuration and split.
-        names: a column of class labels, with their names in order.
+        features: the columns beside `id` with their types, as a README declares them; None leaves them to the reader.
     """
     configs: dict[str, list[dict[str, str]]] = {}
     for (config, split), content in files.items():
         path = folder / "data" / config / f"{split}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(_numbered(row, names), ensure_ascii=False) + "\n" for row in content)
+            file.writelines(json.dumps(_numbered(row), ensure_ascii=False) + "\n" for row in content)
         configs.setdefault(config, []).append({"split": split, "path": f"data/{config}/{split}.jsonl"})
     header: dict[str, Any] = {"configs": [{"config_name": config, "data_files": data} for config, data in configs.items()]}
-    if names is not None:
-        header["dataset_info"] = [{"config_name": config, "features": _features(folder.name, *names)} for config in configs]
+    if features is not None:
+        declared = [
+            {"name": name, **(kind if isinstance(kind, dict) and "class_label" not in kind else {"dtype": kind})}
+            for name, kind in {"id": _TEXT, **features}.items()
+        ]
+        header["dataset_info"] = [{"config_name": config, "features": declared} for config in configs]
     (folder / "README.md").write_text(f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n", encoding="utf-8")
 
 
-def _numbered(row: dict[str, Any], names: tuple[str, tuple[str, ...]] | None) -> dict[str, Any]:
-    if names is None:
-        return row
-    column, order = names
-    value = row[column]
-    return {**row, column: [order.index(name) for name in value] if isinstance(value, list) else order.index(value)}
-
-
-def _features(view: str, column: str, order: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The features of a view with class labels, as a data set's README declares them."""
-    label = {"class_label": {"names": dict(enumerate(order))}}
-    if view == "entities":
-        return [{"name": "id", "dtype": "string"}, {"name": "tokens", "sequence": "string"}, {"name": column, "sequence": label}]
-    texts = [{"name": name, "dtype": "string"} for name in ("id", "premise", "hypothesis")]
-    return [*texts, {"name": column, "dtype": label}]
+def _numbered(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its class labels as numbers, as the hub keeps them."""
+    if "ner_tags" in row:
+        return {**row, "ner_tags": [ENTITY_TAGS.index(tag) for tag in row["ner_tags"]]}
+    if "premise" in row:
+        return {**row, "label": ENTAILMENT_LABELS.index(row["label"])}
+    return row

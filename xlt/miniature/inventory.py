@@ -1,8 +1,8 @@
 """What can be spoken of in the miniature world: concepts, and the graph of what is true of them.
 
-Each topic has its own kinds of things, deeds and properties. The first kind of a topic are its places. A deed has a kind
-that does it and a kind that it is done to; a property belongs to a kind. Names and the words of praise and blame belong
-to no topic. None of this depends on a language.
+Each topic has its own kinds of things, deeds and properties. The first kind of a topic are its places, which have no
+properties. A deed has a kind that does it and a kind that it is done to; a property belongs to a kind. Names and the words
+of praise and blame belong to no topic. None of this depends on a language.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Inventory:
             topic.kind_words.append(Concept(f"{name}.kind{kind}", "noun", index))
             members = range(kind, nouns, KINDS)
             topic.things.append([Concept(f"{name}.thing{i}", "noun", index, kind) for i in members])
-            pairs = range(kind, adjectives // 2, KINDS)
+            pairs = range(kind - 1, adjectives // 2, KINDS - 1) if kind else ()  # places have none
             topic.properties.append(
                 [
                     (
@@ -119,7 +119,7 @@ class Inventory:
             )
         topic.places = [draw.shuffled(topic.things[0])[:_PLACES_OF_A_KIND] for _ in range(KINDS)]
         for i in range(verbs):
-            agent, patient = 1 + draw.below(KINDS - 1), 1 + draw.below(KINDS - 1)
+            agent, patient = 1 + i % (KINDS - 1), 1 + draw.below(KINDS - 1)
             topic.deeds.append(Deed(Concept(f"{name}.deed{i}", "verb", index), agent, patient))
         return topic
 

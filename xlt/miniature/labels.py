@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from xlt.config import setting
-from xlt.errors import UserError
+from xlt.errors import UserError, suggest
 from xlt.hub import Hub
 from xlt.languages import Language, LanguageTable
 from xlt.miniature.views import VIEWS, rows
@@ -35,6 +35,13 @@ class MiniatureData(LabelledData):
 
     def verify(self, where: str) -> None:
         """Called by the configuration check."""
+        for split in self.splits.values():
+            if split is not None and split not in self.sizes:
+                raise UserError(f"{where}.splits: there is no split {split}. {suggest(str(split), self.sizes, 'splits')}")
+        if self.view == "sentiment" and not self.world.elaboration * self.world.evaluation:
+            raise UserError(
+                "world.elaboration=0 or world.evaluation=0: nobody praises or blames, so there is no sentiment to tell."
+            )
         if self.mislabelled and "label" not in self.columns:
             raise UserError(f"{where}.mislabelled={self.mislabelled}: the view {self.view} has no single label to get wrong.")
         for split, size in self.sizes.items():
@@ -45,10 +52,8 @@ class MiniatureData(LabelledData):
         return self.world.revision(language, f"the view {self.view} of the miniature world")
 
     def rows(self, language: Language, languages: LanguageTable, hub: Hub, split: str) -> Iterable[dict[str, Any]]:
-        if split not in self.sizes:
-            raise UserError(f"task.data.sizes has no size for the split {split}. It has: {', '.join(self.sizes)}.")
         chosen = list(islice(rows(self.world, language.key, self.view, split), self.sizes[split]))
-        if split == self.splits["train"] and self.mislabelled:
+        if split == self.splits.get("train") and self.mislabelled:
             column, draw = self.columns["label"], Draw(self.world.seed, "mislabelled", self.view)
             labels = [row[column] for row in chosen]
             chosen = [{**row, column: draw.pick(labels)} if draw.chance(self.mislabelled) else row for row in chosen]

@@ -101,8 +101,8 @@ class Lexicon:
         laws += _laws(Draw(seed, "laws", code), ancestry.own_laws)
         fate = Draw(seed, "fate", code)
         taken: set[str] = set()
-        self._sounds: dict[Concept, str] = {}
-        for concept in concepts:
+        sounds: dict[Concept, str] = {}
+        for concept in sorted(concepts, key=lambda concept: concept.part != "name"):  # names first: they are nowhere changed
             inherited = changed(roots.of(concept), laws)
             is_new, is_borrowed = fate.chance(ancestry.replaced), fate.chance(ancestry.borrowed)
             new = roots.draw(own_roots, concept)
@@ -112,11 +112,13 @@ class Lexicon:
                 word = lender._sounds[concept]
             else:
                 word = new if is_new else inherited
+            longer = Draw(seed, "longer", "names" if concept.part == "name" else ancestry.family, concept.gloss)
             while word in taken or not word:  # no two concepts share a word
-                word = (word + own_roots.pick(CONSONANTS) + own_roots.pick(VOWELS))[-_LONGEST:]
+                word = (word + longer.pick(CONSONANTS) + longer.pick(VOWELS))[-_LONGEST:]
             taken.add(word)
-            self._sounds[concept] = word
-        self.words = {concept: spell(sounds, script) for concept, sounds in self._sounds.items()}
+            sounds[concept] = word
+        self._sounds = {concept: sounds[concept] for concept in concepts}
+        self.words = {concept: spell(word, script) for concept, word in self._sounds.items()}
 
 
 class _Roots:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from xlt.miniature.inventory import KINDS, NAME_OF_ROLE, Concept, Inventory
+from xlt.miniature.inventory import NAME_OF_ROLE, Concept, Inventory
 from xlt.random import Draw
 
 ROLES = ("subject", "object", "place")
+_BY_KIND = 0.1  # chance of a thing to be named by its kind
 ENTAILMENT, NEUTRAL, CONTRADICTION = 0, 1, 2  # as in XNLI
 
 
@@ -65,17 +66,16 @@ class Clause:
         return -polarity if self.negated else polarity
 
     def triples(self) -> Iterator[tuple[str, Concept, Concept]]:
-        """What the clause says of the graph, words of different topics aside."""
-        deed, patient, place = self.subject.noun, self.object.noun, self.place
-        if deed.topic == self.verb.topic:
-            yield "CapableOf", deed, self.verb
-        if patient.topic == self.verb.topic:
-            yield "ReceivesAction", patient, self.verb
-        if place is not None and place.noun.topic == deed.topic:
-            yield "AtLocation", deed, place.noun
-        for phrase in self.phrases().values():
-            if phrase.adjective and phrase.adjective.topic == phrase.noun.topic:
-                yield "HasProperty", phrase.noun, phrase.adjective
+        """What the clause says of the graph; words of different topics and things named by their kind are not in it."""
+        for start, relation, end in (
+            (self.subject.noun, "CapableOf", self.verb),
+            (self.object.noun, "ReceivesAction", self.verb),
+            (self.subject.noun, "AtLocation", self.place and self.place.noun),
+            *((phrase.noun, "HasProperty", phrase.adjective) for phrase in self.phrases().values()),
+        ):
+            is_thing = start.kind is not None and (relation != "AtLocation" or end is None or end.kind is not None)
+            if end is not None and is_thing and start.topic == end.topic:
+                yield relation, start, end
 
 
 def relation(premise: Clause, hypothesis: Clause, inventory: Inventory) -> int:
@@ -124,9 +124,8 @@ class Speaker:
     def clause(self, draw: Draw, topic: int) -> Clause:
         """A clause on a topic."""
         deed = draw.pick(self.inventory.topics[self._topic(draw, topic)].deeds)
-        fits = deed.verb.topic == topic
-        subject = self._phrase(draw, topic, deed.agent if fits else self._kind(draw), "subject")
-        patient = self._phrase(draw, topic, deed.patient if fits else self._kind(draw), "object")
+        subject = self._phrase(draw, topic, deed.agent, "subject")
+        patient = self._phrase(draw, topic, deed.patient, "object")
         place = self._phrase(draw, topic, 0, "place", subject.noun) if draw.chance(self.elaboration) else None
         clause = Clause(topic, deed.verb, subject, patient, place, draw.chance(self.negation), draw.chance(0.5))
         return _of_one_opinion(clause, self.inventory)
@@ -142,27 +141,23 @@ class Speaker:
             return topic
         return (topic + 1 + draw.below(count - 1)) % count
 
-    def _kind(self, draw: Draw) -> int:
-        return 1 + draw.below(KINDS - 1)
-
     def _phrase(self, draw: Draw, topic: int, kind: int, role: str, found_there: Concept | None = None) -> Phrase:
-        chosen = self._topic(draw, topic)
-        things = self.inventory.topics[chosen].things[kind]
-        if found_there is not None and found_there.topic == chosen:
-            things = self.inventory.topics[chosen].places[found_there.kind]
-        noun = draw.pick(things)
+        chosen = self.inventory.topics[self._topic(draw, topic)]
+        noun = draw.pick(chosen.things[kind])
+        if found_there is not None and found_there.kind is not None and found_there.topic == noun.topic:
+            noun = draw.pick(chosen.places[found_there.kind])
+        if draw.chance(_BY_KIND):
+            noun = chosen.kind_words[kind]
         described = role != "place" and draw.chance(self.elaboration)
-        adjective = self._property(draw, topic, noun) if described else None
+        adjective = self._property(draw, topic, kind) if described else None
         names = self.inventory.names[NAME_OF_ROLE[role]]
         name = tuple(draw.pick(names) for _ in range(1 + draw.below(2))) if draw.chance(self.naming) else ()
         return Phrase(noun, adjective, name, plural=draw.chance(0.3))
 
-    def _property(self, draw: Draw, topic: int, noun: Concept) -> Concept:
+    def _property(self, draw: Draw, topic: int, kind: int) -> Concept:
         if draw.chance(self.evaluation):
             return draw.pick(draw.pick(self.inventory.evaluations))
-        chosen = self._topic(draw, topic)
-        kind = noun.kind if noun.topic == chosen else self._kind(draw)
-        return draw.pick(draw.pick(self.inventory.topics[chosen].properties[kind]))
+        return draw.pick(draw.pick(self.inventory.topics[self._topic(draw, topic)].properties[kind]))
 
 
 def _of_one_opinion(clause: Clause, inventory: Inventory) -> Clause:

@@ -7,6 +7,7 @@ speech.say(clause, draw).text
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -76,8 +77,8 @@ class World:
     seed: int = setting(0, at_least=0)
     topics: list[str] = setting(["farming", "seafaring", "music", "law", "medicine", "trade"])
     nouns: int = setting(16, at_least=2 * KINDS)
-    verbs: int = setting(6, at_least=1)
-    adjectives: int = setting(8, at_least=2 * KINDS)
+    verbs: int = setting(6, at_least=KINDS - 1)
+    adjectives: int = setting(8, at_least=2 * (KINDS - 1))
     evaluations: int = setting(8, at_least=2)
     names: int = setting(21, at_least=3)
     topicality: float = setting(0.8, at_least=0, at_most=1)
@@ -97,7 +98,7 @@ class World:
             raise UserError(f"{where}.topics={list(self.topics)} has to name topics, each once.")
         for code, design in self.languages.items():
             here = f"{where}.languages.{code}"
-            if not ("qaa" <= code <= "qtz" and len(code) == 3):
+            if not re.fullmatch("q[a-t][a-z]", code):
                 raise UserError(f"{here}: codes of invented languages run from qaa to qtz.")
             if sorted(design.order) != sorted("SVOX"):
                 raise UserError(f"{here}.order={design.order} has to hold each of S, V, O and X once.")
