@@ -83,7 +83,7 @@ def test_rows_that_are_no_examples(row: dict[str, Any], complaint: str) -> None:
 
 
 def test_an_empty_split() -> None:
-    with pytest.raises(UserError, match=r"split train of tiny/topics \(mlt_Latn\) is empty"):
+    with pytest.raises(UserError, match=r"no examples in tiny/topics, mlt_Latn, train"):
         read()
 
 
@@ -304,7 +304,7 @@ def test_a_gain_is_the_difference_of_the_means_over_runs() -> None:
     half, all_right, none_right = ["a"] * 100, gold, ["b", "a"] * 50
     gain, (low, high) = paired_gain(TASK.resampled_scores, gold, [half, none_right], [half, all_right], "accuracy")
     assert gain == pytest.approx((0.5 + 1.0) / 2 - (0.5 + 0.0) / 2)
-    assert low == high == gain  # every example gains alike, so that resampling changes nothing
+    assert (low, high) == pytest.approx((gain, gain))  # every example gains alike, so that resampling changes nothing
 
 
 def test_pairing_cancels_what_makes_examples_hard() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from xlt.config import setting
 from xlt.miniature.inventory import FUNCTION_WORDS, NAME_OF_ROLE, Concept
-from xlt.miniature.lexicon import Lexicon
 from xlt.miniature.meaning import Clause, Phrase
 from xlt.random import Draw
 
@@ -108,11 +108,12 @@ class Grammar:
     """Says clauses in one language.
 
     Args:
+        words: the language's word for each concept.
         misspelt: chance of a content word to be written with two of its letters exchanged.
     """
 
-    def __init__(self, lexicon: Lexicon, typology: Typology, misspelt: float = 0.0) -> None:
-        self._words = lexicon.words
+    def __init__(self, words: Mapping[Concept, str], typology: Typology, misspelt: float = 0.0) -> None:
+        self._words = words
         self._typology = typology
         self._misspelt = misspelt
 

@@ -118,7 +118,11 @@ class Lexicon:
             taken.add(word)
             sounds[concept] = word
         self._sounds = {concept: sounds[concept] for concept in concepts}
-        self.words = {concept: spell(word, script) for concept, word in self._sounds.items()}
+        self.words = self.written(script)
+
+    def written(self, script: str) -> dict[Concept, str]:
+        """The words in a script, the language's own or another."""
+        return {concept: spell(word, script) for concept, word in self._sounds.items()}
 
 
 class _Roots:

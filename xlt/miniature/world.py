@@ -8,7 +8,7 @@ speech.say(clause, draw).text
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -149,15 +149,24 @@ class World:
             self._lexicons[code] = Lexicon(self.seed, code, ancestry, design.script, list(self.inventory.concepts()), lender)
         return self._lexicons[code]
 
-    def grammar(self, code: str) -> Grammar:
-        """What says clauses in a language."""
-        return Grammar(self.lexicon(code), self.languages[code], self.misspelt)
+    def grammar(self, code: str, script: str | None = None) -> Grammar:
+        """What says clauses in a language, written in its own script or in another."""
+        lexicon = self.lexicon(code)
+        words = lexicon.written(script) if script else lexicon.words
+        return Grammar(words, self.languages[code], self.misspelt)
 
-    def documents(self, code: str) -> Iterator[str]:
-        """Unlabelled text without end: documents of some sentences on one topic. No two languages tell of the same."""
-        grammar, draw, spelling = self.grammar(code), Draw(self.seed, "text", code), Draw(self.seed, "spelling", "text", code)
+    def documents(self, code: str, transliterated: float = 0.0, scripts: Sequence[str] = ()) -> Iterator[str]:
+        """Unlabelled text without end: documents of some sentences on one topic. No two languages tell of the same.
+
+        Args:
+            transliterated: chance of a document to be written in one of `scripts` instead of the language's own.
+        """
+        own, others = self.grammar(code), [self.grammar(code, script) for script in scripts]
+        draw, spelling = Draw(self.seed, "text", code), Draw(self.seed, "spelling", "text", code)
+        writing = Draw(self.seed, "script", "text", code)
         while True:
             clauses = self.speaker.document(draw, draw.below(len(self.topics)), self.document)
+            grammar = writing.pick(others) if others and writing.chance(transliterated) else own
             yield " ".join(grammar.say(clause, spelling).text for clause in clauses)
 
     def clauses(self, view: str, split: str) -> Iterator[Clause]:
