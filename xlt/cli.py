@@ -77,17 +77,17 @@ def _show_failure(error: Exception, arguments: Sequence[str]) -> None:
 
 def _run_and_show(config: DictConfig) -> Record | None:
     from xlt.experiment import Experiment, open_store
-    from xlt.runner import closing_lines, run_config
+    from xlt.runner import closing_lines, run_or_plan
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     overrides = list(HydraConfig.get().overrides.task)
     try:
-        record = run_config(config, folder, overrides)
+        experiment = Experiment.from_config(config)
+        record = run_or_plan(experiment, folder, overrides)
     finally:
         _remove_if_empty(folder)
     if record is not None:
-        experiment = Experiment.from_config(config, online=False)
-        print(closing_lines(record, experiment, open_store(experiment.settings), overrides))
+        print(closing_lines(record, experiment.offline(), open_store(experiment.settings), overrides))
     return record
 
 

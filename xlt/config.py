@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import math
 import re
 import typing
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -89,7 +91,13 @@ def build_fields(component_class: type[Component], node: DictConfig, where: str)
         values = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
         raise _refused(error, where) from error
-    return _filled(component_class, component_class, values, where)
+    return _filled_once(component_class, json.dumps(values), where)
+
+
+@lru_cache(maxsize=256)
+def _filled_once(component_class: type[Component], values: str, where: str) -> Component:
+    """The component for values in JSON; the jobs of a sweep have most of theirs in common."""
+    return _filled(component_class, component_class, json.loads(values), where)
 
 
 def _filled(component_class: type[Component], default: Any, values: dict[str, Any], where: str) -> Component:

@@ -159,6 +159,10 @@ class Experiment:
         """The end of the graph, drawn by the transfer setting."""
         return self.transfer.draw(self)
 
+    def offline(self) -> Experiment:
+        """The same experiment without asking the network for anything."""
+        return dataclasses.replace(self, hub=Hub(self.hub.mirror, store_folder(self.settings), online=False))
+
     def with_method(self, method: Method) -> Experiment:
         """The same experiment with another language-module method."""
         return dataclasses.replace(self, method=method)

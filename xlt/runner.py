@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from xlt.errors import UserError
 from xlt.experiment import Experiment, choose_device, open_store, store_folder
@@ -110,8 +110,8 @@ class Session:
         return artifact
 
 
-def run_config(config: DictConfig, folder: Path, overrides: list[str]) -> Record | None:
-    """Do what a composed configuration asks for: print the plan, or run it.
+def run_or_plan(experiment: Experiment, folder: Path, overrides: list[str]) -> Record | None:
+    """Do what a configuration asks for: print the plan, or run it.
 
     Args:
         folder: where `result.json` goes.
@@ -120,7 +120,6 @@ def run_config(config: DictConfig, folder: Path, overrides: list[str]) -> Record
     Returns:
         The record; None after printing a plan.
     """
-    experiment = Experiment.from_config(config)
     settings = experiment.settings
     store = open_store(settings, log.warning)
     if settings.plan:
