@@ -240,9 +240,10 @@ def test_a_part_in_a_dict_keeps_the_class_of_its_default() -> None:
     assert workshop(bins={"right": {"mesh": 2}}).bins["right"] == Fine(mesh=2, grain=0.2)
 
 
-def test_no_two_components_share_a_default() -> None:
-    assert mill().sieve is not mill().sieve
-    assert mill().bins is not mill().bins
+def test_components_are_built_once_and_different_ones_share_nothing() -> None:
+    assert mill() is mill()
+    assert mill(speed=3).sieve is not mill(speed=4).sieve
+    assert mill(speed=3).bins is not mill(speed=4).bins
 
 
 def test_an_optional_part_may_be_none() -> None:
