@@ -23,7 +23,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup ## what a language module buys in a language that the model knows and in two that it does not: minutes, no network
 	$(BIN)/python run.py -m model=miniature data=miniature task=mini_topic train=miniature lang=$(LANGS) method=$(METHODS) seed=0,1,2
 	@echo
-	@echo "The model was pretrained on qaa; qad is a relative of it, qae another in a script that the model has hardly read."
+	@echo "The model was pretrained on qaa and qac. qad is a relative of theirs in a script that it knows; qae is one in a script that"
+	@echo "it has met in a fifth of its documents, transliterated ones of qaa and qac."
 	@echo "Next: make demo METHODS=none,seq_bn,full LANGS=qad,qda       other methods; a language without relatives"
 	@echo "      $(BIN)/python scripts/miniature.py show qad            what these languages look like"
 	@echo "      $(BIN)/python run.py plan=true lang=mt method=seq_bn   the same for real: mBERT, GlotCC, SIB-200"

@@ -2,7 +2,7 @@
 
 python scripts/miniature.py show qad [--sentences 5] [world.distance=2 ...]
 python scripts/miniature.py mirror FOLDER [--languages qaa qad] [world.seed=1 ...]
-python scripts/miniature.py backbones [--replace]
+python scripts/miniature.py backbones [--models miniature_llama] [--replace]
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def main() -> None:
     mirror_parser.add_argument("--languages", nargs="+")
     mirror_parser.add_argument("overrides", nargs="*")
     backbones_parser = actions.add_parser("backbones", help="pretrain the backbones that come with the package, and compare")
+    backbones_parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     backbones_parser.add_argument("--replace", action="store_true", help="put the new ones into the package")
     arguments = parser.parse_args()
     if arguments.action == "show":
@@ -41,7 +42,7 @@ def main() -> None:
     elif arguments.action == "mirror":
         mirror(arguments.folder, arguments.languages, arguments.overrides)
     else:
-        sys.exit(backbones(arguments.replace))
+        sys.exit(backbones(arguments.models, arguments.replace))
 
 
 def world_of(overrides: list[str]):
@@ -82,8 +83,8 @@ def mirror(folder: Path, languages: list[str] | None, overrides: list[str]) -> N
     print(f"written; use it with paths.mirror={folder} or XLT_MIRROR={folder}")
 
 
-def backbones(replace: bool) -> int:
-    """Pretrain both backbones in a store of their own; returns 0 if they are, bit for bit, those of the package."""
+def backbones(models: list[str], replace: bool) -> int:
+    """Pretrain backbones in a store of their own; returns 0 if they are, bit for bit, those of the package."""
     if any(os.environ.get(name) != value for name, value in SAME_EVERYWHERE.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **SAME_EVERYWHERE})
     import torch
@@ -96,7 +97,7 @@ def backbones(replace: bool) -> int:
     torch.set_num_threads(1)
     same = True
     with tempfile.TemporaryDirectory() as folder:
-        for name in MODELS:
+        for name in models:
             overrides = [
                 f"model={name}",
                 "data=miniature",
