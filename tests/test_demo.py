@@ -40,13 +40,15 @@ def test_the_package_brings_nothing_else() -> None:
     assert sorted(path.parent.name for path in READY_MADE.glob("*/*")) == ["backbone", "backbone", "tokenizer"]
 
 
-def test_no_word_of_any_language_is_unknown(tmp_path: Path) -> None:
-    """Scripts that the backbone has not read are known by their letters, as in large models."""
+def test_words_in_other_scripts_are_known_by_their_letters(tmp_path: Path) -> None:
+    """Of the scripts in `model.alphabet` every letter is known. Of its own two the tokenizer knows the letters that it has
+    seen: in languages with other sounds some words are unknown to it, as Maltese ones are to mBERT."""
     wanted = experiment(tmp_path, "model=miniature", "lang=qad")
     tokenizer = load_tokenizer(find(wanted.backbone().tokenizer, open_store(wanted.settings)).folder)
-    for code in wanted.world.languages:
-        text = " ".join(wanted.world.lexicon(code).words.values())
-        assert tokenizer.unk_token_id not in tokenizer(text)["input_ids"], code
+    for code, design in wanted.world.languages.items():
+        words = list(wanted.world.lexicon(code).words.values())
+        unknown = sum(tokenizer.unk_token_id in tokenizer(word)["input_ids"] for word in words)
+        assert unknown == 0 if code in wanted.model.languages or design.script in ("Ethi", "Geor") else unknown < len(words) / 4
 
 
 @pytest.mark.slow
