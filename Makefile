@@ -29,7 +29,7 @@ demo: setup ## what a language module buys in a language that the model knows an
 	@echo "      $(BIN)/python scripts/miniature.py show qad            what these languages look like"
 	@echo "      $(BIN)/python run.py plan=true lang=mt method=seq_bn   the same for real: mBERT, GlotCC, SIB-200"
 
-test: setup ## all tests: about eleven minutes on two cores
+test: setup ## all tests: about eight minutes on two cores
 	$(BIN)/python -m pytest
 
 test-fast: setup ## without the slow ones
