@@ -112,7 +112,7 @@ def backbones(models: list[str], replace: bool) -> int:
             step = experiment.backbone()
             for part in (step.tokenizer, step):
                 made = session.realise(part)
-                place = READY_MADE / part.kind / made.folder.name
+                place = Store(READY_MADE).folder_of(part.kind, part.label, part.fingerprint)
                 changed = [file for file in made.manifest["files"] if not equal(made.folder / file, place / file)]
                 same = same and not changed
                 print(f"{part.kind} {place.name}: {made.size / 1e6:.2f} MB, {'differs' if changed else 'the same bit for bit'}")
