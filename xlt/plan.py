@@ -34,7 +34,8 @@ class PlannedStep:
 
 
 class Plan:
-    """Each step of some experiments once, inputs before what is made of them."""
+    """Each step of some experiments once, inputs before what is made of them; those that are missing and that nothing
+    missing is made of are left out."""
 
     def __init__(self, experiments: Sequence[Experiment], store: Store) -> None:
         self.experiments = experiments
@@ -42,7 +43,14 @@ class Plan:
         for experiment in experiments:
             for fingerprint, step in experiment.evaluation.ancestors().items():
                 shared.setdefault(fingerprint, [step, 0])[1] += 1
-        self.steps = [self._look_up(step, runs, store) for step, runs in shared.values()]
+        found = {key: self._look_up(step, runs, store) for key, (step, runs) in shared.items()}
+        needed: set[str] = set()
+        for key, planned in reversed(found.items()):  # what is made of a step comes behind it
+            if planned.step.kind == "evaluation" or key in needed:
+                needed.add(key)
+                if planned.state not in ("hit", "ready"):
+                    needed |= {step.fingerprint for step in planned.step.inputs().values()}
+        self.steps = [planned for key, planned in found.items() if key in needed or planned.state in ("hit", "ready")]
 
     def _look_up(self, step: Step, runs: int, store: Store) -> PlannedStep:
         if step.external:

@@ -16,7 +16,6 @@ KINDS = 4  # of each topic, the places among them
 _PLACES_OF_A_KIND = 3
 _CLASSES = {"PER": "subject", "ORG": "object", "LOC": "place"}
 NAME_OF_ROLE = {role: entity for entity, role in _CLASSES.items()}  # which names go with the phrase of a role
-RELATIONS = ("IsA", "CapableOf", "ReceivesAction", "AtLocation", "HasProperty", "Antonym")
 
 
 @dataclass(frozen=True)

@@ -130,10 +130,6 @@ class Speaker:
         clause = Clause(topic, deed.verb, subject, patient, place, draw.chance(self.negation), draw.chance(0.5))
         return _of_one_opinion(clause, self.inventory)
 
-    def document(self, draw: Draw, topic: int, sentences: int) -> list[Clause]:
-        """Clauses on one topic."""
-        return [self.clause(draw, topic) for _ in range(sentences)]
-
     def _topic(self, draw: Draw, topic: int) -> int:
         """The topic that a word is taken from."""
         count = len(self.inventory.topics)

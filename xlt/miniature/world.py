@@ -165,7 +165,8 @@ class World:
         draw, spelling = Draw(self.seed, "text", code), Draw(self.seed, "spelling", "text", code)
         writing = Draw(self.seed, "script", "text", code)
         while True:
-            clauses = self.speaker.document(draw, draw.below(len(self.topics)), self.document)
+            topic = draw.below(len(self.topics))
+            clauses = [self.speaker.clause(draw, topic) for _ in range(self.document)]
             grammar = writing.pick(others) if others and writing.chance(transliterated) else own
             yield " ".join(grammar.say(clause, spelling).text for clause in clauses)
 
