@@ -3,22 +3,21 @@
 Each known architecture is one small module in `xlt.backbones.anatomies`, named by its `model_type`, that sets `ANATOMY`.
 A model of an unknown architecture can name a module of its own (`model.anatomy=my_package.my_anatomy`).
 
-A *site* is the place in a layer at which adapters act: the feed-forward block's output. `h` is the output of its last
-linear map (after dropout), `x` the block's residual input, both [batch, sequence, hidden]; LN is the pretrained norm that
-closes the block in post-norm models.
+A layer is a row of residual blocks: attention, in decoders that read an encoder cross-attention, feed-forward. The end of
+each is a *place* at which adapters can act. `h` is the output of the block's last linear map (after dropout), `x` the
+block's residual input, both [batch, sequence, hidden]; in post-norm models a pretrained norm LN closes the block, LN(h + x),
+in pre-norm models the block ends in h + x.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-import torch
-from torch import nn
-
+from xlt.backbones.sites import Place
 from xlt.errors import UserError, suggest
 
 
@@ -27,82 +26,42 @@ class Anatomy:
     """The parts of an architecture, as dotted attribute paths.
 
     Attributes:
-        objective: what the model was pretrained for: `masked` or `causal` language modelling.
-        layers: the list of layers, from the encoder (the model without head).
-        feed_forward: the module of a layer that a site takes the place of, from the layer.
-        site: makes a site from a layer and that module.
+        objective: what the model was pretrained for: `masked` or `causal` language modelling, or `denoising` (a decoder
+            writes what an encoder read).
+        layers: the lists of layers, from the encoder (the model without head); layers are counted through all of them.
+        places: where adapters can act, by AdapterHub's names: `attention`, `cross_attention`, `output`.
         embeddings: the module whose output enters the first layer, from the encoder.
-        language_head: the head that turns hidden states into vocabulary scores, from the model with head.
-        adapter_key: AdapterHub's name of the site's adapters in checkpoints, with `{layer}`.
+        language_head: what turns hidden states into vocabulary scores: modules from the model with head, one after the other.
+        linears: a layer's linear maps, from the layer, by what they are: `query`, `key`, `value`, `attention_output`,
+            `up` (into the feed-forward block), `gate`, `down` (out of it). Where one map does the work of several they
+            share a path.
+        self_attention: the modules of a layer that hand queries, keys and values of its own sequence to transformers' attention
+            functions, from the layer; None for models that compute attention in a way of their own.
+        inverse_after: the module behind which the inverse of an invertible adapter acts, from the model with head, where the
+            output embedding is no module of its own.
+        head_reads_embeddings: whether the language head takes the input embeddings as a second argument.
+        has_pooler: whether transformers can leave out a pooler on top of the encoder, which nothing here uses.
+        configuration: fields of the model's configuration that have to be so for the pretrained head to be the one loaded.
+        layer_dropout: the attribute of a layer that holds the probability of a dropout which the layer itself puts
+            between a block's last map and its residual; None where the block's module does that.
         invertible_key: AdapterHub's name of invertible adapters in checkpoints.
+        adapterhub_linears: the linear maps behind AdapterHub's `intermediate_lora` and `output_lora`.
     """
 
-    objective: Literal["masked", "causal"]
-    layers: str
-    feed_forward: str
-    site: Callable[[nn.Module, nn.Module], Site]
+    objective: Literal["masked", "causal", "denoising"]
+    layers: tuple[str, ...]
+    places: Mapping[str, Place]
     embeddings: str
-    language_head: str
-    adapter_key: str
+    language_head: tuple[str, ...]
+    linears: Mapping[str, str] = field(default_factory=dict)
+    self_attention: str | None = None
+    inverse_after: str | None = None
+    head_reads_embeddings: bool = False
+    has_pooler: bool = False
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+    layer_dropout: str | None = None
     invertible_key: str = "invertible_adapters"
-
-
-class Site(nn.Module):
-    """Takes the place of a layer's module and runs the adapters of the active modules after it, in their order.
-
-    Without adapters it computes what the module that it replaces computes, bit for bit.
-    """
-
-    def __init__(self, original: nn.Module) -> None:
-        super().__init__()
-        self.original = original
-        self.adapters = nn.ModuleList()
-
-
-class PostNormSite(Site):
-    """Post-norm layers (BERT, XLM-R): the block ends in LN(h + x).
-
-    A stack of adapters a, b computes o_a = a(LN(h + x)) + h, o_b = b(LN(o_a + x)) + o_a, and LN(o_b + x) once, at the end
-    (Pfeiffer et al. 2020, MAD-X, section 3; the pretrained LN is used each time).
-    """
-
-    def __init__(self, layer: nn.Module, original: nn.Module) -> None:
-        super().__init__(original)
-
-    def forward(self, hidden_states: torch.Tensor, input_tensor: torch.Tensor) -> torch.Tensor:
-        """`hidden_states` [batch, sequence, intermediate], `input_tensor` [batch, sequence, hidden] → the latter's shape."""
-        norm = self.original.LayerNorm
-        output = self.original.dropout(self.original.dense(hidden_states))
-        for adapter in self.adapters:
-            output = adapter(norm(output + input_tensor)) + output
-        return norm(output + input_tensor)
-
-
-class PreNormSite(Site):
-    """Pre-norm layers (Llama): the layer adds x itself, after this site.
-
-    An adapter a computes o = a(h + x) + h, so that the layer's output is a(r) + r with r = h + x.
-    """
-
-    def __init__(self, layer: nn.Module, original: nn.Module, norm: str = "post_attention_layernorm") -> None:
-        super().__init__(original)
-        self._residual: torch.Tensor | None = None
-        self._hook = getattr(layer, norm).register_forward_pre_hook(self._keep_residual)
-
-    def _keep_residual(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        self._residual = inputs[0]
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`hidden_states` [batch, sequence, hidden] → the same shape."""
-        output = self.original(hidden_states)
-        residual, self._residual = self._residual, None
-        for adapter in self.adapters:
-            output = adapter(output + residual) + output
-        return output
-
-    def remove_hooks(self) -> None:
-        """Undo what the site did to the layer besides taking a module's place."""
-        self._hook.remove()
+    adapterhub_linears: tuple[str, str] = ("up", "down")
 
 
 def known_architectures() -> list[str]:

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PretrainedConfig,
+)
 
-from xlt.backbones.anatomy import Anatomy, Site, anatomy_of
+from xlt.backbones.anatomy import Anatomy, anatomy_of
+from xlt.backbones.sites import Site
 from xlt.errors import UserError
+from xlt.backbones.composition import Stack
 
 if TYPE_CHECKING:
     from xlt.methods.base import Module
+    from xlt.backbones.composition import Composable
 
+_MODEL_CLASSES = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM, "denoising": AutoModelForSeq2SeqLM}
 _SPARE_POSITIONS = {"roberta": 2, "xlm-roberta": 2}  # positions that these count from their padding index
 
 
@@ -27,7 +40,9 @@ class Backbone:
         encoder: the model without head.
         tokenizer: its tokenizer; None for a backbone on the meta device.
         anatomy: where its parts are.
-        modules: the modules attached, in the order of attachment; the first is the one next to the embeddings.
+        modules: the modules attached, in the order of attachment.
+        composition: how they work together; see `activate`.
+        layer_dropout: of each layer, the probability of the dropout behind its blocks that the layer itself does.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, anatomy: Anatomy) -> None:
@@ -36,6 +51,9 @@ class Backbone:
         self.tokenizer = tokenizer
         self.anatomy = anatomy
         self.modules: list[Module] = []
+        self.composition: Composable = Stack()
+        self._repetition: Any = None
+        self.layer_dropout = [getattr(layer, anatomy.layer_dropout) if anatomy.layer_dropout else 0.0 for layer in self.layers]
         self._own = {id(part): _named_once(part, model.base_model_prefix) for part in (self.model, self.encoder)}
 
     @classmethod
@@ -48,8 +66,9 @@ class Backbone:
         """
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         parts = anatomy_of(config.model_type.replace("-", "_"), anatomy)
-        model_class: Any = _class_with_head(parts) if language_head else AutoModel
-        options = {} if language_head or parts.objective == "causal" else {"add_pooling_layer": False}
+        config.update(parts.configuration)
+        model_class: Any = _MODEL_CLASSES[parts.objective] if language_head else AutoModel
+        options = {"add_pooling_layer": False} if parts.has_pooler and not language_head else {}
         model, report = model_class.from_pretrained(
             folder, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True, **options
         )
@@ -65,62 +84,136 @@ class Backbone:
         """A model with the given shape on the meta device: parameters can be counted, nothing computed."""
         config = config_from_shape(shape)
         parts = anatomy_of(config.model_type.replace("-", "_"), anatomy)
+        config.update(parts.configuration)
         with torch.device("meta"):
-            model_class: Any = _class_with_head(parts) if language_head else AutoModel
+            model_class: Any = _MODEL_CLASSES[parts.objective] if language_head else AutoModel
             return cls(model_class.from_config(config), None, parts)
 
     @staticmethod
     def new(config: PretrainedConfig, anatomy: Anatomy) -> nn.Module:
         """An untrained model with its language head, initialised from torch's global generator."""
-        return _class_with_head(anatomy).from_config(config)
+        config.update(anatomy.configuration)
+        return _MODEL_CLASSES[anatomy.objective].from_config(config)
 
     @property
     def config(self) -> PretrainedConfig:
         return self.model.config
 
     @property
-    def layers(self) -> nn.ModuleList:
-        return self.encoder.get_submodule(self.anatomy.layers)
+    def layers(self) -> list[nn.Module]:
+        """All layers; those of a decoder behind those of its encoder."""
+        return [layer for path in self.anatomy.layers for layer in self.encoder.get_submodule(path)]
 
     @property
     def embeddings(self) -> nn.Module:
         return self.encoder.get_submodule(self.anatomy.embeddings)
 
-    @property
-    def language_head(self) -> nn.Module:
-        return self.model.get_submodule(self.anatomy.language_head)
+    def language_head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Scores of the vocabulary [..., vocabulary] for the last layer's output [..., hidden]."""
+        others = (self.model.get_input_embeddings(),) if self.anatomy.head_reads_embeddings else ()
+        for path in self.anatomy.language_head:
+            hidden = self.model.get_submodule(path)(hidden, *others)
+        return hidden + self.model.final_logits_bias[0] if hasattr(self.model, "final_logits_bias") else hidden
 
     def own_parameters(self, part: nn.Module) -> dict[str, nn.Parameter]:
         """The pretrained parameters of the model or the encoder, without those of attached modules."""
         return self._own[id(part)]
 
-    def site(self, layer: int) -> Site:
-        """The site of a layer, put into its place when first asked for."""
-        parent, name = self._feed_forward(layer)
-        current = getattr(parent, name)
-        if not isinstance(current, Site):
-            current = self.anatomy.site(self.layers[layer], current)
-            current.train(self.model.training)
-            setattr(parent, name, current)
-        return current
+    def layer_key(self, layer: int) -> str:
+        """A layer's path from the encoder, which is its name in checkpoints."""
+        for path in self.anatomy.layers:
+            size = len(self.encoder.get_submodule(path))
+            if layer < size:
+                return f"{path}.{layer}"
+            layer -= size
+        raise IndexError("the backbone does not have so many layers")
+
+    def has_place(self, layer: int, place: str) -> bool:
+        """Whether a layer has a block of this name (only decoders have cross-attention)."""
+        return hasattr(self.layers[layer], self.anatomy.places[place].module.split(".")[0])
+
+    def site(self, layer: int, place: str) -> Site:
+        """The site at the end of a layer's block, put into its place when first asked for."""
+        # Where the layer's own dropout moves into the sites, each of its blocks needs one.
+        for name in self.anatomy.places if self.anatomy.layer_dropout else [place]:
+            parent, attribute = self._module_at(layer, name)
+            current = getattr(parent, attribute, None)
+            if current is not None and not isinstance(current, Site):
+                site = self.anatomy.places[name].site(self, layer, name, current)
+                setattr(parent, attribute, site.train(self.model.training))
+        return getattr(*self._module_at(layer, place))
 
     def remove_empty_sites(self) -> None:
-        """Give every layer whose site holds no adapters its own module back."""
+        """Give every layer whose sites hold no adapters its own modules back."""
         for layer in range(len(self.layers)):
-            parent, name = self._feed_forward(layer)
-            site = getattr(parent, name)
-            if isinstance(site, Site) and not site.adapters:
-                getattr(site, "remove_hooks", lambda: None)()
-                setattr(parent, name, site.original)
+            sites = {}
+            for name in self.anatomy.places:
+                place = self._module_at(layer, name)
+                if isinstance(getattr(*place, None), Site):
+                    sites[place] = getattr(*place)
+            if self.anatomy.layer_dropout and any(site.adapters for site in sites.values()):
+                continue
+            for place, site in sites.items():
+                if not site.adapters:
+                    site.remove()
+                    setattr(*place, site.original)
 
-    def hidden_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """The last layer's output [batch, sequence, hidden] for ids and mask [batch, sequence]."""
-        options = {"use_cache": False} if self.anatomy.objective == "causal" else {}
+    def activate(self, composition: Composable | None = None) -> None:
+        """Choose how the attached modules work together, from this batch on.
+
+        Args:
+            composition: a module, or modules under `xlt.backbones.composition`; None stacks all that are attached, in the order
+                of attachment. Modules that are not in it rest.
+
+        Raises:
+            ValueError: a module in it is not attached to this backbone.
+            UserError: modules that cannot work together.
+        """
+        if composition is None:
+            members = {id(member) for module in self.modules for member in module.members}
+            composition = Stack(*(module for module in self.modules if id(module) not in members))
+        branches = composition.branches()
+        strangers = [module for branch in branches for module, _ in branch if module not in self.modules]
+        if strangers:
+            raise ValueError("a composition can only hold modules that are attached to its backbone")
+        self.composition = composition
+        if self._repetition is not None:
+            self._repetition.remove()
+            self._repetition = None
+        if len(branches) > 1:
+            repeat = partial(_repeat_batch, len(branches))
+            self._repetition = self.encoder.register_forward_pre_hook(repeat, with_kwargs=True)
+        for module in self.modules:
+            module.compose(branches)
+
+    def hidden_states(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, decoder_input_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The last layer's output [batch, sequence, hidden] for ids and mask [batch, sequence]; of the branches of a parallel
+        composition one after the other, [branches · batch, sequence, hidden].
+
+        Args:
+            decoder_input_ids: what the decoder of an encoder-decoder reads, [batch, length]; None: what the encoder reads.
+        """
+        options: dict[str, Any] = {}
+        if self.anatomy.objective != "masked":
+            options["use_cache"] = False
+        if self.anatomy.objective == "denoising":
+            options["decoder_input_ids"] = input_ids if decoder_input_ids is None else decoder_input_ids
         return self.encoder(input_ids=input_ids, attention_mask=attention_mask, **options).last_hidden_state
 
-    def _feed_forward(self, layer: int) -> tuple[nn.Module, str]:
-        path, _, name = self.anatomy.feed_forward.rpartition(".")
+    def _module_at(self, layer: int, place: str) -> tuple[nn.Module, str]:
+        path, _, name = self.anatomy.places[place].module.rpartition(".")
         return self.layers[layer].get_submodule(path), name
+
+
+def _repeat_batch(times: int, encoder: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, Any]:
+    """Every row once for each branch: [batch, ...] → [times · batch, ...]."""
+
+    def repeated(value: Any) -> Any:
+        return value.repeat(times, *[1] * (value.ndim - 1)) if isinstance(value, torch.Tensor) and value.ndim else value
+
+    return tuple(map(repeated, inputs)), {name: repeated(value) for name, value in options.items()}
 
 
 def _named_once(part: nn.Module, encoder_prefix: str) -> dict[str, nn.Parameter]:
@@ -159,7 +252,3 @@ def load_tokenizer(folder: Path) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def _class_with_head(anatomy: Anatomy) -> Any:
-    return AutoModelForMaskedLM if anatomy.objective == "masked" else AutoModelForCausalLM

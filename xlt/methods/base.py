@@ -2,21 +2,24 @@
 
 A method is a dataclass, one choice of `method=`. It makes *modules*: `create` attaches a new one to a backbone, `load` a
 stored one; then the backbone runs with it. `parameters` are what training changes, `save` writes the module in the
-field's format, and `detach` leaves the backbone bit for bit as it was. Modules are stacked in the order in which they
-are attached: the language module first, the task module on top.
+field's format, and `detach` leaves the backbone bit for bit as it was. Unless `Backbone.activate` says otherwise, modules
+are stacked in the order in which they are attached: the language module first, the task module on top.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
 
 from xlt.backbones.backbone import Backbone
+from xlt.backbones.composition import Branch, Composable
+from xlt.backbones.sites import Norm, Site
 from xlt.config import setting
 from xlt.languages import Language
 
@@ -25,12 +28,21 @@ if TYPE_CHECKING:
     from xlt.steps.base import Step
 
 
-class Module(ABC):
-    """A language or task module attached to a backbone."""
+class Module(Composable):
+    """A language or task module attached to a backbone. A leaf of compositions.
 
-    def __init__(self, backbone: Backbone) -> None:
+    Attributes:
+        backbone: what it is attached to.
+        key: its name inside the backbone.
+        members: attached modules that this one puts together, and that are not in force without it.
+    """
+
+    def __init__(self, backbone: Backbone, members: Sequence[Module] = ()) -> None:
         self.backbone = backbone
+        self.members = members
+        self.key = f"module_{len(backbone.modules)}"
         backbone.modules.append(self)
+        backbone.activate()
 
     @abstractmethod
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -45,11 +57,35 @@ class Module(ABC):
     def save(self, folder: Path) -> None:
         """Write the module into an existing folder, in the field's format."""
 
+    def penalty(self) -> torch.Tensor | None:
+        """What its parameters add to the loss of a training step, a scalar; None for nothing."""
+        return None
+
     def detach(self) -> None:
         """Take the module off its backbone, which is then what it was before. The last one attached goes first."""
         if self.backbone.modules[-1] is not self:
             raise ValueError("modules are detached in the reverse order of their attachment")
+        self.remove()
         self.backbone.modules.pop()
+        self.backbone.activate()
+
+    def remove(self) -> None:
+        """Take everything out of the backbone that the module put into it."""
+
+    # ---- as a part of compositions
+
+    def at_site(self, site: Site, hidden: torch.Tensor, residual: torch.Tensor, norm: Norm) -> torch.Tensor:
+        """A module without adapters leaves h as it is."""
+        return hidden
+
+    def closes(self, site: Site) -> bool | None:
+        return None
+
+    def branches(self) -> list[Branch]:
+        return [[(self, 1.0)]]
+
+    def compose(self, branches: Sequence[Branch]) -> None:
+        """Called when a composition comes into force, for what a module does elsewhere than at sites."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +97,13 @@ class Method(ABC):
     """
 
     name: str = setting("method", is_name=True, identity=False)
+
+    trained_with_task: ClassVar[bool] = False
+    """Whether the language's module is trained along with the task module, on labels."""
+
+    def compatible_with(self, repository: str) -> Method:
+        """The method with its fields set as a repository's code computes it (`compat=`); most have nothing to set."""
+        return self
 
     def draw(self, experiment: Experiment, language: Language) -> Step | None:
         """This method's part of the graph: the step that makes the language's module, or None if there is none."""

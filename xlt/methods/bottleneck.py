@@ -1,202 +1,408 @@
-"""Bottleneck adapters and invertible adapters (Pfeiffer et al. 2020, MAD-X), stored in AdapterHub's format.
+"""Bottleneck adapters, alone or with an invertible adapter, stored in AdapterHub's format.
 
-An adapter computes u = W_up · f(W_down · a + b_down) + b_up on a ∈ R^hidden; how u joins the layer is the site's affair
-(`xlt.backbones.anatomy`). The invertible adapter (MAD-X section 3.3, NICE coupling) acts on the embeddings' output, and its
-inverse on the input of the output embedding. Only the module nearest to the embeddings supplies one.
+An adapter computes u = s · W_up · f(W_down · a + b_down) + b_up and joins it to the block that it ends (`xlt.backbones.anatomy`
+says what h, x and LN are). Where it reads from and what it is added to tell the published kinds apart:
+
+    seq_bn (Pfeiffer et al. 2020)         a = LN(h + x)   o = u + h    closes with LN(o + x)    after feed-forward
+    double_seq_bn (Houlsby et al. 2019)   a = h           o = u + h    closes with LN(o + x)    after both blocks
+    par_bn (He et al. 2022)               a = x           o = u + h    closes with LN(o + x)    after feed-forward
+
+In pre-norm models there is no LN at these places: h + x stands for LN(h + x).
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.activations import ACT2FN
 
 from xlt.backbones.backbone import Backbone
+from xlt.backbones.composition import Branch
+from xlt.backbones.sites import Norm, Site
 from xlt.config import setting
 from xlt.errors import UserError
 from xlt.methods.base import Method, Module
+from xlt.methods.checkpoints import fill, read_tensors, write_tensors
+from xlt.methods.invertible import InvertibleAdapter
 
-_INITIAL_STANDARD_DEVIATION = 0.02  # of all weights; biases start at 0 (method "bert" of AdapterHub)
-_NAME = "xlt"  # the adapter's name inside the keys of the files
-_INVERTIBLE = "invertible_adapter"  # its name below the embeddings
-
-
-class BottleneckAdapter(nn.Module):
-    """The map a → u, [..., hidden] → [..., hidden], through `bottleneck` dimensions."""
-
-    def __init__(self, hidden: int, bottleneck: int, activation: str) -> None:
-        super().__init__()
-        self.adapter_down = nn.Sequential(nn.Linear(hidden, bottleneck), ACT2FN[activation])
-        self.adapter_up = nn.Linear(bottleneck, hidden)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.adapter_up(self.adapter_down(hidden_states))
-
-
-class InvertibleAdapter(nn.Module):
-    """NICE coupling of the halves x1, x2 of a vector: y1 = x1 + F(x2), y2 = x2 + G(y1). [..., hidden] → [..., hidden].
-
-    F and G are linear maps through hidden / (2 · reduction_factor) dimensions with a non-linearity between them.
-    """
-
-    def __init__(self, hidden: int, reduction_factor: int, activation: str) -> None:
-        super().__init__()
-        self.first = hidden // 2
-        second = hidden - self.first
-        self.F = _two_layers(second, second // reduction_factor, self.first, activation)
-        self.G = _two_layers(self.first, self.first // reduction_factor, second, activation)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        x1, x2 = hidden_states[..., : self.first], hidden_states[..., self.first :]
-        y1 = x1 + self.F(x2)
-        return torch.cat([y1, x2 + self.G(y1)], dim=-1)
-
-    def inverse(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The x with forward(x) = `hidden_states`."""
-        y1, y2 = hidden_states[..., : self.first], hidden_states[..., self.first :]
-        x2 = y2 - self.G(y1)
-        return torch.cat([y1 - self.F(x2), x2], dim=-1)
+_INVERTIBLE = "invertible_adapters"  # their name below the embeddings
+_ADAPTERHUB_PLACES = {"attention": "mh_adapter", "cross_attention": "cross_adapter", "output": "output_adapter"}
+_ADAPTERHUB_ACTIVATIONS = {"leakyrelu": "leaky_relu"}
+_ADAPTERHUB_INITIALISATIONS = {"bert": "normal", "mam_adapter": "zero_up", "houlsby": "truncated"}
 
 
 @dataclass(frozen=True)
 class Bottleneck(Method):
-    """`method=seq_bn` and `method=seq_bn_inv`: an adapter after every feed-forward block (the Pfeiffer placement).
+    """`method=seq_bn`, `seq_bn_inv`, `madx2`, `double_seq_bn` and `par_bn`.
 
     Attributes:
+        places: the blocks of a layer that have an adapter.
         reduction_factor: hidden size over bottleneck size (16: Gurgurov et al. 2025; 2: MAD-X language adapters).
-        activation: the non-linearity, by transformers' name.
+        layer_reduction_factors: other factors for single layers, by their number.
+        activation: the non-linearity f, by transformers' name.
         invertible: whether the module owns an invertible adapter.
         invertible_reduction_factor: size of each half over the size inside F and G.
-        leave_out: layers without an adapter, counted from 0 (MAD-X 2.0 leaves out the last).
+        inverse_at_head: whether the inverse acts before the output embedding, as in MAD-X; AdapterHub leaves it out where a
+            model keeps its own language head (`compat=adapterhub`).
+        leave_out: layers without an adapter, counted from 0, or from the end with -1 (MAD-X 2.0 leaves out the last).
+        reads_norm: a is LN(h + x) rather than h.
+        residual: what u is added to: `hidden` (h), `sum` (h + x) or `input` (a).
+        final_norm: the block closes with LN(o + x); else o goes on as it is.
+        parallel: a is x, and u is added to h.
+        scaling: the factor s.
+        learned_scaling: whether s is learnt: `no`, `scalar`, or `channel`, one for each dimension.
+        gated: u is multiplied by the sequence's mean of σ(W_gate · a + b_gate), one number for each text. Not for decoders: it
+            looks at all positions.
+        gate_over_padding: the mean counts padding too, as AdapterHub's does (`compat=adapterhub`).
+        norm_before, norm_after: a norm of the adapter's own on a, and on what it puts out.
+        residual_before_norm_after: the norm after acts on the sum with the residual.
+        dropout: on u, in training.
+        initialisation: `normal`: weights N(0, 0.02), biases 0. `zero_up`: W_up = 0, W_down as torch's linear maps begin (He et
+            al. 2022). `truncated`: weights from a normal distribution of standard deviation 0.01 cut at 0.02 (Houlsby et al.
+            2019).
     """
 
+    places: list[str] = setting(["output"], one_of=tuple(_ADAPTERHUB_PLACES), neutral=True)
     reduction_factor: float = setting(16.0, above=0)
+    layer_reduction_factors: dict[str, float] = setting({}, neutral=True)
     activation: str = setting("relu", one_of=tuple(sorted(ACT2FN)))
     invertible: bool = setting(False)
     invertible_reduction_factor: int = setting(2, at_least=1)
+    inverse_at_head: bool = setting(True, neutral=True)
     leave_out: list[int] = field(default_factory=list)
+    reads_norm: bool = setting(True, neutral=True)
+    residual: str = setting("hidden", one_of=("hidden", "sum", "input"), neutral=True)
+    final_norm: bool = setting(True, neutral=True)
+    parallel: bool = setting(False, neutral=True)
+    scaling: float = setting(1.0, neutral=True)
+    learned_scaling: str = setting("no", one_of=("no", "scalar", "channel"), neutral=True)
+    gated: bool = setting(False, neutral=True)
+    gate_over_padding: bool = setting(False, neutral=True)
+    norm_before: bool = setting(False, neutral=True)
+    norm_after: bool = setting(False, neutral=True)
+    residual_before_norm_after: bool = setting(False, neutral=True)
+    dropout: float = setting(0.0, at_least=0, at_most=1, neutral=True)
+    initialisation: str = setting("normal", one_of=("normal", "zero_up", "truncated"), neutral=True)
+
+    def verify(self, where: str) -> None:
+        """Called by the configuration check."""
+        if not self.places or len(set(self.places)) < len(self.places):
+            raise UserError(f"{where}.places={list(self.places)} has to name at least one place, each once.")
+        for layer, factor in self.layer_reduction_factors.items():
+            if not layer.isdigit() or not factor > 0:
+                raise UserError(
+                    f"{where}.layer_reduction_factors={{{layer}: {factor}}}: a layer's number and a factor above 0 go there."
+                )
+
+    def compatible_with(self, repository: str) -> Bottleneck:
+        return replace(self, inverse_at_head=False, gate_over_padding=True) if repository == "adapterhub" else self
 
     def create(self, backbone: Backbone, generator: torch.Generator, language_head: bool = False) -> BottleneckModule:
-        module = BottleneckModule(self, backbone)
-        for part in (*module.adapters.values(), *([module.invertible] if module.invertible else [])):
-            _initialise(part, generator)
+        # Below another module its own invertible adapter would never be in use.
+        module = BottleneckModule(self, backbone, with_invertible=self.invertible and not backbone.modules)
+        for adapter in module.adapters.values():
+            _initialise(adapter, generator, self.initialisation)
+        if module.invertible is not None:
+            _initialise(module.invertible, generator, "normal")
         return module
 
     def load(self, backbone: Backbone, folder: Path) -> BottleneckModule:
-        module = BottleneckModule(self, backbone)
-        stored = load_file(folder / "adapter.safetensors")
-        expected = module.named_tensors()
-        if stored.keys() != expected.keys():
-            unexpected, missing = sorted(stored.keys() - expected.keys()), sorted(expected.keys() - stored.keys())
-            raise UserError(
-                f"{folder} does not fit this backbone and these settings: missing {missing[:3]}, unexpected {unexpected[:3]}."
-            )
-        resized = sorted(key for key, tensor in expected.items() if stored[key].shape != tensor.shape)
-        if resized:
-            raise UserError(f"{folder} does not fit this backbone and these settings: of another size are {resized[:3]}.")
-        with torch.no_grad():
-            for key, tensor in expected.items():
-                tensor.copy_(stored[key])
+        stored = read_tensors(folder, backbone)
+        there = any(name.startswith(f"{backbone.anatomy.invertible_key}.") for name in stored)
+        with_invertible = self.invertible and (there or not backbone.modules)  # one that is never in use was not stored
+        module = BottleneckModule(self, backbone, with_invertible)
+        fill(module.parameters(), stored, folder, unused=self.left_out_keys(backbone))
         module.freeze()
         return module
+
+    @classmethod
+    def from_adapterhub(cls, config: Mapping[str, Any]) -> Bottleneck:
+        """The method behind the `config` of an AdapterHub folder, its missing keys filled with their defaults.
+
+        Raises:
+            UserError: it asks for what xlt does not compute.
+        """
+        for key in ("phm_layer", "stochastic_depth"):
+            if config.get(key):
+                raise UserError(f"xlt does not compute adapters with {key}={config[key]}.")
+        if config.get("inv_adapter") not in (None, "nice"):
+            raise UserError(f"xlt computes invertible adapters of the kind nice, not {config['inv_adapter']}.")
+        factors = config["reduction_factor"]
+        factors = dict(factors) if isinstance(factors, Mapping) else {"default": factors}
+        scaling = config.get("scaling", 1.0)
+        residual = config.get("residual_before_ln", True)
+        return cls(
+            name="adapterhub",
+            places=[place for place, key in _ADAPTERHUB_PLACES.items() if config.get(key)],
+            reduction_factor=float(factors.pop("default", 1.0)),
+            layer_reduction_factors={str(layer): float(factor) for layer, factor in factors.items()},
+            activation=_ADAPTERHUB_ACTIVATIONS.get(config["non_linearity"], config["non_linearity"]),
+            invertible=config.get("inv_adapter") is not None,
+            invertible_reduction_factor=int(config.get("inv_adapter_reduction_factor") or 2),
+            leave_out=[int(layer) for layer in config.get("leave_out") or []],
+            reads_norm=config.get("original_ln_before", False),
+            residual={True: "hidden", False: "input"}.get(residual, "sum"),
+            final_norm=config.get("original_ln_after", True),
+            parallel=config.get("is_parallel", False),
+            scaling=1.0 if isinstance(scaling, str) else float(scaling),
+            learned_scaling={"learned": "scalar", "channel": "channel"}[scaling] if isinstance(scaling, str) else "no",
+            gated=config.get("use_gating", False),
+            norm_before=config.get("ln_before", False),
+            norm_after=config.get("ln_after", False),
+            residual_before_norm_after=config.get("adapter_residual_before_ln", False),
+            dropout=float(config.get("dropout", 0.0)),
+            initialisation=_ADAPTERHUB_INITIALISATIONS.get(config.get("init_weights", "bert"), "normal"),
+        )
+
+    def adapterhub_config(self, with_invertible: bool) -> dict[str, Any]:
+        """The `config` of an AdapterHub folder (`adapters.BnConfig`)."""
+        scaling = {"no": self.scaling, "scalar": "learned", "channel": "channel"}[self.learned_scaling]
+        factors = {**self.layer_reduction_factors, "default": self.reduction_factor}
+        names = {ours: theirs for theirs, ours in _ADAPTERHUB_INITIALISATIONS.items()}
+        return {
+            **{key: place in self.places for place, key in _ADAPTERHUB_PLACES.items()},
+            "reduction_factor": factors if self.layer_reduction_factors else self.reduction_factor,
+            "non_linearity": {ours: theirs for theirs, ours in _ADAPTERHUB_ACTIVATIONS.items()}.get(self.activation, self.activation),
+            "inv_adapter": "nice" if with_invertible else None,
+            "inv_adapter_reduction_factor": self.invertible_reduction_factor if with_invertible else None,
+            "leave_out": list(self.leave_out), "original_ln_before": self.reads_norm, "original_ln_after": self.final_norm,
+            "residual_before_ln": {"hidden": True, "input": False, "sum": "post_add"}[self.residual],
+            "is_parallel": self.parallel, "scaling": scaling, "use_gating": self.gated, "ln_before": self.norm_before,
+            "ln_after": self.norm_after, "adapter_residual_before_ln": self.residual_before_norm_after, "dropout": self.dropout,
+            "init_weights": names[self.initialisation],
+        }  # fmt: skip
+
+    def layers(self, backbone: Backbone) -> list[int]:
+        """The layers that have adapters.
+
+        Raises:
+            UserError: `leave_out` or `layer_reduction_factors` names a layer that the backbone does not have.
+        """
+        count = len(backbone.layers)
+        named = [*self.leave_out, *(int(layer) for layer in self.layer_reduction_factors)]
+        if any(layer not in range(-count, count) for layer in named):
+            raise UserError(
+                f"method.leave_out={list(self.leave_out)}, method.layer_reduction_factors={dict(self.layer_reduction_factors)}: "
+                f"the backbone's layers are 0 to {count - 1}."
+            )
+        left_out = {layer % count for layer in self.leave_out}
+        return [layer for layer in range(count) if layer not in left_out]
+
+    def left_out_keys(self, backbone: Backbone) -> tuple[str, ...]:
+        """What the names of tensors begin with that a file may hold and the module does not use."""
+        return tuple(f"{backbone.layer_key(layer)}." for layer in set(range(len(backbone.layers))) - set(self.layers(backbone)))
+
+
+class BottleneckAdapter(nn.Module):
+    """One adapter at a site. Names of its parts are AdapterHub's."""
+
+    def __init__(self, method: Bottleneck, hidden: int, bottleneck: int) -> None:
+        super().__init__()
+        self.method = method
+        self.adapter_norm_before = nn.LayerNorm(hidden) if method.norm_before else None
+        self.adapter_down = nn.Sequential(nn.Linear(hidden, bottleneck), ACT2FN[method.activation])
+        self.adapter_up = nn.Linear(bottleneck, hidden)
+        self.adapter_norm_after = nn.LayerNorm(hidden) if method.norm_after else None
+        self.gate = nn.Linear(hidden, 1) if method.gated else None
+        size = {"no": None, "scalar": 1, "channel": hidden}[method.learned_scaling]
+        self.scaling = nn.Parameter(torch.ones(size)) if size else None
+        self.dropout = nn.Dropout(method.dropout)
+
+    def forward(self, hidden: torch.Tensor, residual: torch.Tensor, norm: Norm, real: torch.Tensor | None = None) -> torch.Tensor:
+        """h after the adapter.
+
+        Args:
+            hidden, residual: h and x [batch, sequence, hidden].
+            real: 1 for positions that are no padding [batch, sequence], for the gate; None counts all.
+        """
+        read, kept = self.inputs(hidden, residual, norm)
+        change = self.change(read)
+        if self.gate is not None:
+            change = change * _mean_over_positions(self.gate(read).sigmoid(), real)
+        if self.adapter_norm_after is None:
+            return change + kept
+        if self.method.residual_before_norm_after:
+            return self.adapter_norm_after(change + kept)
+        return self.adapter_norm_after(change) + kept
+
+    def inputs(self, hidden: torch.Tensor, residual: torch.Tensor, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the adapter reads, a, and what it is added to."""
+        if self.method.parallel:
+            return residual, hidden
+        if not self.method.reads_norm and self.method.residual != "sum":
+            return hidden, hidden
+        total = hidden + residual
+        read = hidden if not self.method.reads_norm else total if norm is None else norm(total)
+        return read, {"hidden": hidden, "sum": total, "input": read}[self.method.residual]
+
+    def change(self, read: torch.Tensor) -> torch.Tensor:
+        """u, [..., hidden] → [..., hidden]: what the adapter adds, before gate and norm."""
+        if self.adapter_norm_before is not None:
+            read = self.adapter_norm_before(read)
+        up = self.adapter_up(self.adapter_down(read))
+        if self.scaling is not None:
+            up = up * self.scaling
+        elif self.method.scaling != 1.0:
+            up = up * self.method.scaling
+        return self.dropout(up)
 
 
 class BottleneckModule(Module):
     """The adapters of one module, attached to a backbone.
 
     Attributes:
-        adapters: by layer.
-        invertible: the invertible adapter in use, or None.
+        adapters: by layer and place.
+        invertible: the invertible adapter, or None. It is in use where the module is the first of its branch.
     """
 
-    def __init__(self, method: Bottleneck, backbone: Backbone) -> None:
-        layers = len(backbone.layers)
-        if any(layer not in range(layers) for layer in method.leave_out):
-            raise UserError(f"method.leave_out={method.leave_out}: the backbone's layers are 0 to {layers - 1}.")
-        is_first = not backbone.modules
+    _rows: Sequence[bool] = ()  # of each branch, whether its embeddings go through the invertible adapter
+
+    def __init__(self, method: Bottleneck, backbone: Backbone, with_invertible: bool) -> None:
+        layers = method.layers(backbone)
+        _check(method, backbone)
         super().__init__(backbone)
         self.method = method
         hidden = backbone.config.hidden_size
-        bottleneck = max(1, int(hidden // method.reduction_factor))
         device = next(backbone.model.parameters()).device
-        self.adapters: dict[int, BottleneckAdapter] = {}
-        for layer in range(layers):
-            if layer not in method.leave_out:
-                adapter = BottleneckAdapter(hidden, bottleneck, method.activation).to(device)
-                backbone.site(layer).adapters.append(adapter.train(backbone.model.training))
-                self.adapters[layer] = adapter
+        training = backbone.model.training
+        self.adapters: dict[tuple[int, str], BottleneckAdapter] = {}
+        for layer in layers:
+            factor = method.layer_reduction_factors.get(str(layer), method.reduction_factor)
+            for place in method.places:
+                if backbone.has_place(layer, place):
+                    adapter = BottleneckAdapter(method, hidden, max(1, int(hidden // factor))).to(device).train(training)
+                    backbone.site(layer, place).adapters[self.key] = adapter
+                    self.adapters[layer, place] = adapter
         self.invertible: InvertibleAdapter | None = None
         self._hooks: list[Any] = []
-        if method.invertible and is_first:
-            invertible = InvertibleAdapter(hidden, method.invertible_reduction_factor, method.activation).to(device)
-            self.invertible = invertible.train(backbone.model.training)
-            backbone.embeddings.add_module(_INVERTIBLE, invertible)  # so that it moves to a device with the model
-            self._hooks.append(backbone.embeddings.register_forward_hook(lambda module, inputs, output: invertible(output)))
-            output_embedding = backbone.model.get_output_embeddings()
-            if output_embedding is not None:
-                self._hooks.append(
-                    output_embedding.register_forward_pre_hook(lambda module, inputs: (invertible.inverse(inputs[0]),))
-                )
+        self._real: torch.Tensor | None = None
+        if with_invertible:
+            self.invertible = InvertibleAdapter(hidden, method.invertible_reduction_factor, method.activation).to(device)
+            self.invertible.train(training)
+            self._hook_invertible()
+        if method.gated and not method.gate_over_padding:
+            self._hooks.append(backbone.encoder.register_forward_pre_hook(self._keep_mask, with_kwargs=True))
 
-    def named_tensors(self) -> dict[str, nn.Parameter]:
-        """The parameters by their names in AdapterHub's files."""
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """By their names in AdapterHub's files, without the adapter's name."""
         anatomy = self.backbone.anatomy
         tensors = {
-            f"{anatomy.adapter_key.format(layer=layer)}.{_NAME}.{name}": parameter
-            for layer, adapter in self.adapters.items()
+            f"{self.backbone.layer_key(layer)}.{anatomy.places[place].key}.adapters.{name}": parameter
+            for (layer, place), adapter in self.adapters.items()
             for name, parameter in adapter.named_parameters()
         }
         if self.invertible is not None:
-            for name, parameter in self.invertible.named_parameters():
-                tensors[f"{anatomy.invertible_key}.{_NAME}.{name}"] = parameter
+            tensors |= {f"{anatomy.invertible_key}.{name}": tensor for name, tensor in self.invertible.named_parameters()}
         return tensors
 
-    parameters = named_tensors
-
     def save(self, folder: Path) -> None:
-        method, config = self.method, self.backbone.config
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.named_tensors().items()}
-        save_file(tensors, folder / "adapter.safetensors")
-        description = {
-            "config": {
-                "mh_adapter": False, "output_adapter": True, "reduction_factor": method.reduction_factor,
-                "non_linearity": method.activation, "original_ln_before": True, "original_ln_after": True,
-                "leave_out": list(method.leave_out), "inv_adapter": "nice" if self.invertible is not None else None,
-                "inv_adapter_reduction_factor": method.invertible_reduction_factor if self.invertible is not None else None,
-            },
-            "hidden_size": config.hidden_size, "model_type": config.model_type, "name": _NAME,
-            "model_class": type(self.backbone.encoder).__name__, "version": "adapters.1.3.0",
-        }  # fmt: skip
-        (folder / "adapter_config.json").write_text(json.dumps(description, indent=2, sort_keys=True))
+        write_tensors(self.parameters(), self.backbone, self.method.adapterhub_config(self.invertible is not None), folder)
 
-    def detach(self) -> None:
-        super().detach()
-        for layer in self.adapters:
-            del self.backbone.site(layer).adapters[-1]
+    def remove(self) -> None:
+        for layer, place in self.adapters:
+            del self.backbone.site(layer, place).adapters[self.key]
         self.backbone.remove_empty_sites()
         for hook in self._hooks:
             hook.remove()
         if self.invertible is not None:
-            delattr(self.backbone.embeddings, _INVERTIBLE)
+            holder = self.backbone.embeddings.get_submodule(_INVERTIBLE)
+            del holder[self.key]
+            if not holder:
+                delattr(self.backbone.embeddings, _INVERTIBLE)
+
+    # ---- as a part of compositions
+
+    def at_site(self, site: Site, hidden: torch.Tensor, residual: torch.Tensor, norm: Norm) -> torch.Tensor:
+        adapter = self.adapters.get((site.layer_index, site.place))
+        if adapter is None:
+            return hidden
+        real = None if self._real is None else self._real[: len(hidden), -hidden.shape[1] :]
+        return adapter(hidden, residual, norm, real)
+
+    def closes(self, site: Site) -> bool | None:
+        return self.method.final_norm if (site.layer_index, site.place) in self.adapters else None
+
+    def compose(self, branches: Sequence[Branch]) -> None:
+        self._rows = [bool(branch) and branch[0][0] is self for branch in branches]
+
+    def _hook_invertible(self) -> None:
+        embeddings = self.backbone.embeddings
+        if not hasattr(embeddings, _INVERTIBLE):
+            embeddings.add_module(_INVERTIBLE, nn.ModuleDict())  # so that they move to a device with the model
+        embeddings.get_submodule(_INVERTIBLE)[self.key] = self.invertible
+        self._hooks.append(embeddings.register_forward_hook(lambda part, inputs, output: self._changed(output)))
+        if not self.method.inverse_at_head:
+            return
+        after, output_embedding = self.backbone.anatomy.inverse_after, self.backbone.model.get_output_embeddings()
+        if after is not None and hasattr(self.backbone.model, after.split(".")[0]):
+            part = self.backbone.model.get_submodule(after)
+            self._hooks.append(part.register_forward_hook(lambda part, inputs, output: self._changed(output, inverse=True)))
+        elif output_embedding is not None:
+            self._hooks.append(
+                output_embedding.register_forward_pre_hook(lambda part, inputs: (self._changed(inputs[0], inverse=True),))
+            )
+
+    def _changed(self, states: torch.Tensor, inverse: bool = False) -> torch.Tensor:
+        """States [branches · batch, ...] through the invertible adapter where this module is the first of the branch."""
+        if not any(self._rows):
+            return states
+        change = self.invertible.inverse if inverse else self.invertible
+        if all(self._rows):
+            return change(states)
+        return torch.cat(
+            [change(rows) if own else rows for rows, own in zip(states.chunk(len(self._rows)), self._rows, strict=True)]
+        )
+
+    def _keep_mask(self, encoder: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        self._real = options.get("attention_mask")
 
 
-def _two_layers(inputs: int, inside: int, outputs: int, activation: str) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, inside), ACT2FN[activation], nn.Linear(inside, outputs))
+def _check(method: Bottleneck, backbone: Backbone) -> None:
+    """Refuse what this backbone cannot do."""
+    kind = backbone.config.model_type
+    known = backbone.anatomy.places
+    if not any(
+        place in known and any(backbone.has_place(layer, place) for layer in range(len(backbone.layers)))
+        for place in method.places
+    ):
+        raise UserError(f"method.places={list(method.places)}: a {kind} model has no such block; it has {', '.join(known)}.")
+    if method.gated and backbone.anatomy.objective == "causal":
+        raise UserError(
+            "method.gated=true looks at all positions of a text, also at those that a decoder is to predict. Use it with an encoder."
+        )
+    if not method.final_norm and not all(known[place].site.can_leave_out_norm for place in method.places if place in known):
+        raise UserError(
+            f"method.final_norm=false: the layers of a {kind} model close their blocks themselves. Use final_norm=true."
+        )
 
 
-def _initialise(module: nn.Module, generator: torch.Generator) -> None:
+def _mean_over_positions(gate: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
+    """[batch, sequence, 1] → [batch, 1, 1]."""
+    if real is None:
+        return gate.mean(dim=1, keepdim=True)
+    weights = real.unsqueeze(-1).to(gate.dtype)
+    return (gate * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True)
+
+
+def _initialise(part: nn.Module, generator: torch.Generator, how: str) -> None:
+    """Matrices as `Bottleneck.initialisation` says, biases 0; norms and scalings keep their ones."""
     with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.is_meta:
+        for name, parameter in part.named_parameters():
+            if parameter.is_meta or name == "scaling" or "norm" in name.split(".")[0]:
                 continue
-            if parameter.ndim == 1:
+            if parameter.ndim == 1 or (how == "zero_up" and "adapter_up" in name):
                 parameter.zero_()
+                continue
+            values = torch.empty(parameter.shape)
+            if how == "zero_up":
+                nn.init.kaiming_uniform_(values, a=5**0.5, generator=generator)
+            elif how == "truncated":
+                nn.init.trunc_normal_(values, std=0.01, a=-0.02, b=0.02, generator=generator)
             else:
-                values = torch.empty(parameter.shape).normal_(0, _INITIAL_STANDARD_DEVIATION, generator=generator)
-                parameter.copy_(values)
+                values.normal_(0, 0.02, generator=generator)
+            parameter.copy_(values)

@@ -36,8 +36,7 @@ class FullModule(Module):
         if self.backbone.tokenizer is not None:
             self.backbone.tokenizer.save_pretrained(folder)
 
-    def detach(self) -> None:
-        super().detach()
+    def remove(self) -> None:
         self.freeze()
         with torch.no_grad():
             for name, tensor in self._pristine.items():

@@ -129,7 +129,7 @@ def _flops_per_token(backbone: Backbone, trainable: int, length: float, language
     """2 FLOPs a weight of the layers forward, plus attention's 4 · length · hidden a layer, plus the language head where it
     predicts; backward the same again through frozen weights, and once more for those that are trained."""
     config = backbone.config
-    layers = sum(parameter.numel() for parameter in backbone.layers.parameters())
+    layers = sum(parameter.numel() for layer in backbone.layers for parameter in layer.parameters())
     forward = 2 * layers + 4 * length * config.hidden_size * len(backbone.layers)
     if language_head:
         predicted = _PREDICTED if backbone.anatomy.objective == "masked" else 1.0

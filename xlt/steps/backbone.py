@@ -94,7 +94,7 @@ class PretrainedBackboneStep(BackboneStep):
         if not names or not language_head or self.shape is None:
             return
         anatomy = anatomy_of(self.shape["model_type"].replace("-", "_"), self.model.anatomy)
-        head = anatomy.language_head.split(".")[0]
+        head = anatomy.language_head[0].split(".")[0]
         if anatomy.objective == "masked" and not any(name.startswith(f"{head}.") for name in names):
             raise UserError(
                 f"model.path={self.source.name} has no masked-language-model head ({head}.*), which a language module is "

@@ -4,4 +4,4 @@ from dataclasses import replace
 
 from xlt.backbones.anatomies import bert
 
-ANATOMY = replace(bert.ANATOMY, language_head="lm_head")
+ANATOMY = replace(bert.ANATOMY, language_head=("lm_head",))
