@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import os
 from pathlib import Path
@@ -9,14 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    BertConfig,
-    LlamaConfig,
-    PreTrainedTokenizerFast,
-    XLMRobertaConfig,
-)
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
+from xlt.backbones.anatomy import anatomy_of
+from xlt.backbones.backbone import Backbone, config_from_shape
+from xlt.methods.base import Module
+from xlt.random import generator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["NETRC"] = os.devnull  # no W&B account of whoever runs the tests
@@ -30,16 +31,44 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 WORDS = [f"{onset}{vowel}" for onset in "bdfgklmnprst" for vowel in "aeiou"]
 LABELS = ("kiki", "bouba")
 
+LENGTHS = (9, 6, 3)  # of three texts, padded on the right
+MASK = (torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]).long()
+IDS = torch.randint(5, 60, MASK.shape, generator=generator("ids")) * MASK
 
-def tiny_config(kind: str):
-    """A two-layer configuration of one architecture."""
+
+ARCHITECTURES = ("bert", "xlm_roberta", "distilbert", "deberta_v2", "modernbert", "llama", "gpt2", "mbart", "m2m_100")
+
+_ENCODER_DECODER = {
+    "decoder_layers": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "encoder_layerdrop": 0.0,
+    "decoder_layerdrop": 0.0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 2, "forced_eos_token_id": None,
+}  # fmt: skip
+_SHAPES = {
+    "bert": {},
+    "xlm_roberta": {"type_vocab_size": 1, "bos_token_id": 2, "eos_token_id": 3},
+    "roberta": {"type_vocab_size": 1, "bos_token_id": 2, "eos_token_id": 3},
+    "distilbert": {"hidden_dim": 32},
+    "deberta_v2": {  # as mDeBERTa-v3
+        "relative_attention": True, "position_buckets": 8, "max_relative_positions": -1, "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False, "norm_rel_ebd": "layer_norm", "share_att_key": True, "type_vocab_size": 0,
+        "legacy": False,
+    },
+    "modernbert": {  # a layer that sees everything, then one that sees two positions to each side
+        "global_attn_every_n_layers": 2, "local_attention": 4, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2,
+        "sep_token_id": 3,
+    },
+    "llama": {"num_key_value_heads": 1, "bos_token_id": 2, "eos_token_id": 3},
+    "gpt2": {"n_inner": 32, "bos_token_id": 2, "eos_token_id": 3},
+    "mbart": _ENCODER_DECODER,
+    "m2m_100": _ENCODER_DECODER,
+}  # fmt: skip
+
+
+def tiny_config(kind: str, **changes: object) -> PretrainedConfig:
+    """A two-layer configuration of one architecture (`model_type`, with _ for -), with other fields on request."""
     sizes = {"vocab_size": 5 + len(WORDS), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-             "intermediate_size": 32, "max_position_embeddings": 66}  # fmt: skip
-    if kind == "llama":
-        return LlamaConfig(**sizes, num_key_value_heads=1, bos_token_id=2, eos_token_id=3, pad_token_id=0)
-    if kind == "xlm_roberta":
-        return XLMRobertaConfig(**sizes, type_vocab_size=1, pad_token_id=0, bos_token_id=2, eos_token_id=3)
-    return BertConfig(**sizes, pad_token_id=0)
+             "intermediate_size": 32, "max_position_embeddings": 66, "pad_token_id": 0}  # fmt: skip
+    model_type = {"xlm_roberta": "xlm-roberta", "deberta_v2": "deberta-v2"}.get(kind, kind)
+    return config_from_shape({"model_type": model_type, **sizes, **_SHAPES[kind], **changes})
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -57,10 +86,50 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def save_tiny_model(folder: Path, kind: str = "bert", seed: int = 0) -> Path:
     """A random model of one architecture with its tokenizer, as a folder."""
     torch.manual_seed(seed)
-    model_class = AutoModelForCausalLM if kind == "llama" else AutoModelForMaskedLM
-    model_class.from_config(tiny_config(kind)).save_pretrained(folder)
+    Backbone.new(tiny_config(kind), anatomy_of(kind)).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+@functools.cache
+def _random_model(kind: str, changes: tuple[tuple[str, object], ...]) -> nn.Module:
+    torch.manual_seed(0)
+    model = Backbone.new(tiny_config(kind, **dict(changes)), anatomy_of(kind)).eval()
+    with torch.no_grad():  # no norm and no bias is left neutral: one that is forgotten shows
+        for tensor in (*model.parameters(), *(buffer for name, buffer in model.named_buffers() if name == "final_logits_bias")):
+            tensor.add_(torch.randn_like(tensor), alpha=0.1)
+    return model
+
+
+def tiny_backbone(kind: str, language_head: bool = True, **changes: object) -> Backbone:
+    """A backbone of its own with random weights, the same at every call, in evaluation mode and without tokenizer."""
+    model = _random_model(kind, tuple(changes.items()))
+    return Backbone(copy.deepcopy(model if language_head else model.base_model), None, anatomy_of(kind))
+
+
+def decoder_reads(backbone: Backbone, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What an encoder-decoder is given besides, [batch, length] each, so that its decoder reads the same as its encoder."""
+    return {"decoder_input_ids": ids, "decoder_attention_mask": mask} if backbone.anatomy.objective == "denoising" else {}
+
+
+def logits(backbone: Backbone, ids: torch.Tensor = IDS, mask: torch.Tensor = MASK, **options: torch.Tensor) -> torch.Tensor:
+    """The model's own scores of the vocabulary, [batch, sequence, vocabulary]."""
+    return backbone.model(input_ids=ids, attention_mask=mask, **decoder_reads(backbone, ids, mask), **options).logits
+
+
+@torch.no_grad()
+def hidden_states(backbone: Backbone) -> torch.Tensor:
+    """The last layer's output for IDS, [batch, sequence, hidden]."""
+    return backbone.hidden_states(IDS, MASK)
+
+
+@torch.no_grad()
+def shaken(module: Module, seed: int = 0) -> Module:
+    """The module with large random parameters, biases included, as if it had been trained."""
+    draw = generator(seed, "shaken")
+    for parameter in module.parameters().values():
+        parameter.add_(torch.randn(parameter.shape, generator=draw), alpha=0.3)
+    return module
 
 
 def sentence(draw: torch.Generator, words: int = 6, first: str | None = None) -> str:
@@ -92,7 +161,7 @@ def write_labelled_data(folder: Path, configs: tuple[str, ...] = ("mlt_Latn", "y
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `models/<kind>`, `mirror/tiny/topics` and `text/<lang>.txt`."""
     root = tmp_path_factory.mktemp("world")
-    for kind in ("bert", "xlm_roberta", "llama"):
+    for kind in ARCHITECTURES:
         save_tiny_model(root / "models" / kind, kind)
     write_labelled_data(root / "mirror" / "tiny" / "topics")
     (root / "text").mkdir()

@@ -103,7 +103,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "class that is not there": (["method._target_=my_plugin.Method"], ["my_plugin", "install the plugin"]),
     "anatomy that is not there": (["model.anatomy=my_plugin.anatomy"], ["model.anatomy=my_plugin.anatomy"]),
     "W&B without an account": (["tracker=wandb"], ["wandb login", "tracker.mode=offline"]),
-    "sweep with one bad job": (["-m", "method=none,lora"], ["method=lora", "choices of method"]),
+    "sweep with one bad job": (["-m", "method=none,vera"], ["method=vera", "choices of method"]),
     "sweep with one bad language": (["-m", "lang=mt,xyz"], ["lang=xyz"]),
 }
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
 from xlt import cli
+from xlt.backbones.backbone import Backbone
 from xlt.errors import UserError
 from xlt.experiment import Experiment, choose_device, open_store
 from xlt.runner import Record, Session, run_experiment, runtime_of
-from xlt.steps.composition import Composition
-from xlt.steps.task_module import open_composition
+from xlt.steps.task_module import TaskModuleStep, open_below, open_composition
+from xlt.store import Artifact
 
 
 def run(*overrides: str, **settings: Any) -> Record:
@@ -67,14 +70,19 @@ def load(record: Record | Mapping[str, Any] | str | Path, device: str = "auto") 
     runtime = runtime_of(experiment, choose_device(experiment.settings), [])
     session = Session(open_store(experiment.settings), "only_cached", runtime)
     artifacts = {role: session.realise(inner) for role, inner in step.inputs().items()}
-    return Predictor(open_composition(step.task_module, artifacts, runtime.device))
+    return Predictor(step.task_module, artifacts, runtime.device)
 
 
 class Predictor:
-    """A composition that answers."""
+    """A composition that answers.
 
-    def __init__(self, composition: Composition) -> None:
-        self.composition = composition
+    Attributes:
+        composition: the backbone with its modules and the task's head.
+    """
+
+    def __init__(self, step: TaskModuleStep, artifacts: Mapping[str, Artifact], device: torch.device) -> None:
+        self._step, self._artifacts, self._device = step, artifacts, device
+        self.composition = open_composition(step, artifacts, device)
 
     def predict(self, inputs: Iterable[str | Mapping[str, Any]], batch_size: int = 64) -> list[dict[str, Any]]:
         """A prediction for each input, in order: `label`, and what the task adds (`probabilities` by label).
@@ -84,6 +92,41 @@ class Predictor:
         """
         examples = [{"text": item} if isinstance(item, str) else dict(item) for item in inputs]
         return self.composition.predict(examples, batch_size)
+
+    def generate(self, prompts: Iterable[str], **options: Any) -> list[str]:
+        """How a decoder with the language module, and without the task module, goes on after each prompt.
+
+        Args:
+            prompts: beginnings of texts; all in one batch.
+            options: of transformers' `generate` (`max_new_tokens`, `do_sample`, …).
+
+        Raises:
+            UserError: the backbone is an encoder.
+        """
+        backbone = self._language_model
+        rows = [backbone.tokenizer(prompt)["input_ids"] for prompt in prompts]
+        end = backbone.tokenizer.eos_token_id
+        if backbone.anatomy.objective == "causal":  # what a tokenizer puts at the end of a text would end it here
+            rows = [row[:-1] if len(row) > 1 and row[-1] in (end, backbone.tokenizer.sep_token_id) else row for row in rows]
+        longest = max(map(len, rows), default=0)
+        pad = backbone.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=self._device)
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=self._device)
+        with torch.no_grad():
+            written = backbone.model.generate(input_ids=ids, attention_mask=mask, pad_token_id=pad, **options)
+        begins = longest if backbone.anatomy.objective == "causal" else 0
+        return backbone.tokenizer.batch_decode(written[:, begins:], skip_special_tokens=True)
+
+    @cached_property
+    def _language_model(self) -> Backbone:
+        if self.composition.backbone.anatomy.objective == "masked":
+            raise UserError(
+                f"{self._step.backbone.label} is an encoder: it fills gaps and does not write. generate() needs a decoder, for "
+                "example model=miniature_llama."
+            )
+        backbone, _ = open_below(self._step, self._artifacts, language_head=True)
+        backbone.model.to(self._device).eval()
+        return backbone
 
 
 def _experiment(overrides: Sequence[str]) -> tuple[Experiment, Path]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +23,13 @@ from xlt.errors import UserError, suggest
 from xlt.hub import Hub
 from xlt.languages import Language, LanguageTable, load_languages
 from xlt.methods.base import Method
+from xlt.methods.none import NoAdaptation
 from xlt.miniature.world import World
 from xlt.steps.backbone import BackboneStep, PretrainedBackboneStep, ScratchBackboneStep, TokenizerStep
 from xlt.steps.base import Step
 from xlt.steps.evaluation import EvaluationStep
 from xlt.steps.examples import ExamplesStep
-from xlt.steps.language_module import LanguageModuleStep
+from xlt.steps.language_module import LanguageModuleStep, ReadyMadeModuleStep
 from xlt.steps.task_module import TaskModuleStep
 from xlt.steps.text import TextStep
 from xlt.steps.tokens import TokensStep
@@ -66,9 +67,18 @@ class Paths:
 
 @dataclass(frozen=True)
 class LanguageSettings:
-    """Attributes: seed: of the text's split and the language module."""
+    """The language module.
+
+    Attributes:
+        seed: of the text's split and the language module.
+        path: hub id or folder of a ready-made module, in AdapterHub's or PEFT's format, that is used instead of training one;
+            `@lang` in it stands for the language. `method` and `data` are then not used.
+        revision: branch, tag or commit of the hub; None takes the newest and remembers it.
+    """
 
     seed: int = setting(0, at_least=0)
+    path: str | None = setting(None)
+    revision: str | None = setting(None)
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,8 @@ class Settings:
     Attributes:
         lang: the target language, by any of its codes.
         seed: of the task module: initialisation and data order.
+        compat: compute as a repository's code does where that differs from what it says: `adapterhub` keeps the inverse of
+            invertible adapters from the language head, and lets gates average over padding.
         reuse: `auto` makes what is missing, `force` makes everything anew, `only_cached` makes nothing.
         plan: print the steps and stop.
         debug: show tracebacks of mistakes.
@@ -88,6 +100,7 @@ class Settings:
     lang: str = setting("???")
     seed: int = setting(0, at_least=0)
     language: LanguageSettings = field(default_factory=LanguageSettings)
+    compat: str = setting("none", one_of=("none", "adapterhub"))
     reuse: str = setting("auto", one_of=("auto", "force", "only_cached"))
     plan: bool = setting(False)
     debug: bool = setting(False)
@@ -140,6 +153,8 @@ class Experiment:
         if missing:
             raise UserError(f"The configuration has no {missing[0]}.")
         components = {name: build(config[name], name, expected) for name, expected in _COMPONENTS.items()}
+        for name in ("method", "task_method"):
+            components[name] = components[name].compatible_with(settings.compat)
         mirror = settings.paths.mirror or os.environ.get("XLT_MIRROR") or None
         store = store_folder(settings)
         languages = load_languages(settings.paths.languages)
@@ -163,9 +178,11 @@ class Experiment:
         """The same experiment without asking the network for anything."""
         return dataclasses.replace(self, hub=Hub(self.hub.mirror, store_folder(self.settings), online=False))
 
-    def with_method(self, method: Method) -> Experiment:
-        """The same experiment with another language-module method."""
-        return dataclasses.replace(self, method=method)
+    def without_language_module(self) -> Experiment:
+        """The same experiment on the backbone alone: its baseline."""
+        language = dataclasses.replace(self.settings.language, path=None)
+        settings = dataclasses.replace(self.settings, language=language)
+        return dataclasses.replace(self, settings=settings, method=NoAdaptation(name="none"))
 
     # ---- the parts of the graph, as the components draw them
 
@@ -186,15 +203,45 @@ class Experiment:
         text, backbone, training = self.text(language), self.backbone(), self.train.language
         return TokensStep(backbone.tokenizer, text, training.layout, backbone.clip(training.length))
 
-    def language_module(self, language: Language) -> LanguageModuleStep | None:
-        """The method's part; None for a method without language modules."""
+    def language_module(self, language: Language) -> LanguageModuleStep | ReadyMadeModuleStep | None:
+        """The method's part, or the module that `language.path` names; None for a method without language modules."""
+        if self.settings.language.path is not None:
+            return self.ready_made_module_step(self.settings.language.path, language)
         return self.method.draw(self, language)
+
+    def member(self, choices: str, language: Language) -> LanguageModuleStep | ReadyMadeModuleStep:
+        """The language module of a run that differs from this one in some choices.
+
+        Args:
+            choices: as on the command line, with spaces between them: `lang=mt method=seq_bn_inv`, `data=conceptnet`,
+                `language.path=org/name`. Unless they say otherwise, the method is seq_bn_inv and the language that of the run.
+
+        Raises:
+            UserError: choices that cannot be, or a method without language modules.
+        """
+        from xlt.cli import compose
+
+        words = choices.split()
+        named = {word.partition("=")[0] for word in words}
+        if "method" not in named:
+            words.append("method=seq_bn_inv")
+        config = compose([*words, *([] if "lang" in named else [f"lang={language.key}"])])
+        # What the choices do not name is as in this run; what they name comes whole from them.
+        changed = {word.partition("=")[0].partition(".")[0] for word in words}
+        merged = self.config.copy()
+        for key in (*(changed & set(config)), "lang"):
+            OmegaConf.update(merged, key, config[key], merge=False, force_add=True)
+        experiment = dataclasses.replace(Experiment.from_config(merged, self.hub.online), hub=self.hub)
+        step = experiment.language_module(experiment.language)
+        if step is None:
+            raise UserError(f"The member {choices!r} has no language module: method={experiment.method.name} makes none.")
+        return step
 
     def examples(self, language: Language) -> ExamplesStep:
         """The task's part."""
         return self.task.draw(self, language)
 
-    def task_module(self, language_module: LanguageModuleStep | None, examples: ExamplesStep) -> TaskModuleStep:
+    def task_module(self, language_module: LanguageModuleStep | ReadyMadeModuleStep | None, examples: ExamplesStep) -> TaskModuleStep:
         """A task module on top of a language module."""
         return TaskModuleStep(
             self.task_method, self.task, self.backbone(), language_module, examples, self.train.task, self.settings.seed
@@ -233,12 +280,25 @@ class Experiment:
         """The score of a task module on a language's test examples."""
         return EvaluationStep(language, task_module, examples)
 
-    def language_module_step(self, method: Method, language: Language, tokens: list[Step]) -> LanguageModuleStep:
-        """A module trained on tokens by the backbone's pretraining objective."""
+    def language_module_step(
+        self,
+        method: Method,
+        language: Language,
+        tokens: Sequence[Step],
+        members: Sequence[LanguageModuleStep | ReadyMadeModuleStep] = (),
+    ) -> LanguageModuleStep:
+        """A module trained on tokens by the backbone's pretraining objective, on top of its members."""
         backbone = self.backbone()
         if isinstance(backbone, PretrainedBackboneStep):
             backbone.check_weights(language_head=True)
-        return LanguageModuleStep(method, language, backbone, tuple(tokens), self.train.language, self.settings.language.seed)
+        return LanguageModuleStep(
+            method, language, backbone, tuple(tokens), self.train.language, self.settings.language.seed, tuple(members)
+        )
+
+    def ready_made_module_step(self, path: str, language: Language) -> ReadyMadeModuleStep:
+        """A module that was learnt elsewhere."""
+        source = self.hub.source(path.replace("@lang", language.key), "model", self.settings.language.revision)
+        return ReadyMadeModuleStep(language, self.backbone(), source, self.hub, self.settings.compat)
 
 
 def store_folder(settings: Settings) -> Path:

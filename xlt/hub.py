@@ -27,6 +27,10 @@ _MODEL_FILES = (
     *_WEIGHTS, "config.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json",
     "added_tokens.json", "model.safetensors.index.json", "pytorch_model.bin.index.json", "generation_config.json",
 )  # fmt: skip
+_MODULE_FILES = (
+    "adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin", "adapter_model.safetensors", "head_config.json",
+    "model_head.safetensors", "pytorch_model_head.bin",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,12 @@ class Source:
     name: str
     folder: Path | None
     revision: str | None
+
+    @property
+    def label(self) -> str:
+        """The last part of the name, for records and folder names."""
+        last = self.folder.resolve().name if self.folder else self.name.rpartition("/")[2]
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("._-")[:64] or "module"
 
 
 class Hub:
@@ -155,6 +165,26 @@ class Hub:
         """The folder with the model's files, downloaded if need be."""
         return source.folder or self._fetch(source, "model", list(_MODEL_FILES))
 
+    # ---- modules
+
+    def module_identity(self, source: Source) -> dict[str, str | None]:
+        """What of a ready-made module enters fingerprints: the content of its files, or hub id and commit."""
+        if source.folder is None:
+            return {"id": source.name, "revision": source.revision}
+        files = [file for pattern in _MODULE_FILES for file in source.folder.glob(pattern) if file.is_file()]
+        return {"content": self.content(files, source.folder)}
+
+    def module_folder(self, source: Source) -> Path:
+        """The folder with a module's files, downloaded if need be.
+
+        Raises:
+            UserError: it lies on the hub, is not cached, and the network may not be asked.
+        """
+        folder = source.folder or self._fetch(source, "model", list(_MODULE_FILES))
+        if folder is None:
+            raise UserError(f"The module {source.name} is on the hub and not in the cache: run this once with network.")
+        return folder
+
     # ---- data sets
 
     def dataset_identity(self, source: Source, config: str | None) -> dict[str, str | None]:
@@ -194,10 +224,10 @@ class Hub:
             return revision
         import huggingface_hub
 
-        marker = "config.json" if kind == "model" else "README.md"
-        cached = huggingface_hub.try_to_load_from_cache(name, marker, repo_type=kind, revision=revision)
-        if isinstance(cached, str):
-            return Path(cached).parent.name
+        for marker in ("config.json", "adapter_config.json") if kind == "model" else ("README.md",):
+            cached = huggingface_hub.try_to_load_from_cache(name, marker, repo_type=kind, revision=revision)
+            if isinstance(cached, str):
+                return Path(cached).parent.name
         key = f"{kind} {name} {revision or 'main'}"
         remembered = self._revisions.get(key)
         if remembered or not self.online:

@@ -16,7 +16,6 @@ from omegaconf import OmegaConf
 
 from xlt.errors import UserError
 from xlt.experiment import Experiment, choose_device, open_store, store_folder
-from xlt.methods.none import NoAdaptation
 from xlt.plan import Plan, find
 from xlt.provenance import Meter, surroundings
 from xlt.steps.audit import flops_per_second
@@ -165,12 +164,12 @@ def closing_lines(record: Record, experiment: Experiment, store: Store, override
     """What the screen shows last: the score with its interval, the baseline, and where the record is."""
     lines = [f"score     {score_line(record)}"]
     if record["method"] is not None:
-        baseline = find(experiment.with_method(NoAdaptation(name="none")).evaluation, store)
+        baseline = find(experiment.without_language_module().evaluation, store)
         if baseline is not None:
             content = json.loads((baseline.folder / RECORD).read_text(encoding="utf-8"))
             lines.append(f"baseline  {score_line(content)}")
         else:
-            others = [text for text in overrides if not text.startswith(("method=", "method.", "reuse="))]
+            others = [text for text in overrides if not text.startswith(("method=", "method.", "language.path=", "reuse="))]
             lines.append(f"baseline  not in the store yet: {command(['method=none', *others])}")
     lines.append(f"record    {record.path}")
     return "\n".join(lines)
@@ -200,9 +199,9 @@ def _story(experiment: Experiment) -> dict[str, Any]:
     settings = experiment.settings
     return {
         "model": experiment.model.label,
-        "method": experiment.method.name if module else None,
+        "method": module.method.name if module else None,
         "task_method": experiment.task_method.name,
-        "data": experiment.data.name if module else None,
+        "data": experiment.data.name if module and not module.external else None,
         "lang": experiment.language.key,
         "task": experiment.task.name,
         "transfer": experiment.transfer.name,

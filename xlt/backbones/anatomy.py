@@ -85,8 +85,11 @@ def anatomy_of(model_type: str, module: str | None = None) -> Anatomy:
     if module is None and model_type not in known:
         raise UserError(
             f"Models of type {model_type!r} have no anatomy yet. {suggest(model_type, known, 'supported types')} To add one, "
-            "write a module that sets ANATOMY = xlt.backbones.anatomy.Anatomy(...), which says where a layer's parts are "
-            "(xlt/backbones/anatomies/bert.py is an example), and name it: model.anatomy=my_package.my_module."
+            "write a module that sets ANATOMY = xlt.backbones.anatomy.Anatomy(objective=..., layers=..., places=..., "
+            "embeddings=..., language_head=...): what the model was pretrained for, and where its layers, the ends of their "
+            "blocks, its embeddings and its language head are. For its places, choose the site that fits how a layer ends a "
+            "block: NormInsideSite as in xlt/backbones/anatomies/bert.py, NormBehindSite as in distilbert.py, PreNormSite as in "
+            "llama.py. Then name the module: model.anatomy=my_package.my_module."
         )
     try:
         return importlib.import_module(module or f"xlt.backbones.anatomies.{model_type}").ANATOMY

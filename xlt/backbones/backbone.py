@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +20,13 @@ from transformers import (
 )
 
 from xlt.backbones.anatomy import Anatomy, anatomy_of
+from xlt.backbones.composition import Stack
 from xlt.backbones.sites import Site
 from xlt.errors import UserError
-from xlt.backbones.composition import Stack
 
 if TYPE_CHECKING:
+    from xlt.backbones.composition import Branch, Composable
     from xlt.methods.base import Module
-    from xlt.backbones.composition import Composable
 
 _MODEL_CLASSES = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM, "denoising": AutoModelForSeq2SeqLM}
 _SPARE_POSITIONS = {"roberta": 2, "xlm-roberta": 2}  # positions that these count from their padding index
@@ -55,6 +55,7 @@ class Backbone:
         self._repetition: Any = None
         self.layer_dropout = [getattr(layer, anatomy.layer_dropout) if anatomy.layer_dropout else 0.0 for layer in self.layers]
         self._own = {id(part): _named_once(part, model.base_model_prefix) for part in (self.model, self.encoder)}
+        self._open_language_head()
 
     @classmethod
     def open(cls, folder: Path, anatomy: str | None = None, language_head: bool = False) -> Backbone:
@@ -68,10 +69,10 @@ class Backbone:
         parts = anatomy_of(config.model_type.replace("-", "_"), anatomy)
         config.update(parts.configuration)
         model_class: Any = _MODEL_CLASSES[parts.objective] if language_head else AutoModel
-        options = {"add_pooling_layer": False} if parts.has_pooler and not language_head else {}
         model, report = model_class.from_pretrained(
-            folder, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True, **options
-        )
+            folder, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True,
+            **_without_pooler(parts, language_head),
+        )  # fmt: skip
         if report["missing_keys"]:
             raise UserError(
                 f"{folder} lacks weights that are needed here: {', '.join(sorted(report['missing_keys'])[:3])}. "
@@ -87,7 +88,7 @@ class Backbone:
         config.update(parts.configuration)
         with torch.device("meta"):
             model_class: Any = _MODEL_CLASSES[parts.objective] if language_head else AutoModel
-            return cls(model_class.from_config(config), None, parts)
+            return cls(model_class.from_config(config, **_without_pooler(parts, language_head)), None, parts)
 
     @staticmethod
     def new(config: PretrainedConfig, anatomy: Anatomy) -> nn.Module:
@@ -115,6 +116,23 @@ class Backbone:
             hidden = self.model.get_submodule(path)(hidden, *others)
         return hidden + self.model.final_logits_bias[0] if hasattr(self.model, "final_logits_bias") else hidden
 
+    def open_output_embedding(self, embedding: nn.Module) -> None:
+        """Let the attached modules act on what a head's last linear map reads, as they do in the model's own language head."""
+        embedding.register_forward_pre_hook(lambda part, inputs: (self._before_output_embedding(inputs[0]),))
+
+    def _open_language_head(self) -> None:
+        after, embedding = self.anatomy.inverse_after, self.model.get_output_embeddings()
+        if after is not None and hasattr(self.model, after.split(".")[0]):
+            part = self.model.get_submodule(after)
+            part.register_forward_hook(lambda part, inputs, output: self._before_output_embedding(output))
+        elif embedding is not None:
+            self.open_output_embedding(embedding)
+
+    def _before_output_embedding(self, states: torch.Tensor) -> torch.Tensor:
+        for module in self.modules:
+            states = module.before_output_embedding(states)
+        return states
+
     def own_parameters(self, part: nn.Module) -> dict[str, nn.Parameter]:
         """The pretrained parameters of the model or the encoder, without those of attached modules."""
         return self._own[id(part)]
@@ -130,7 +148,8 @@ class Backbone:
 
     def has_place(self, layer: int, place: str) -> bool:
         """Whether a layer has a block of this name (only decoders have cross-attention)."""
-        return hasattr(self.layers[layer], self.anatomy.places[place].module.split(".")[0])
+        known = self.anatomy.places.get(place)
+        return known is not None and hasattr(self.layers[layer], known.module.split(".")[0])
 
     def site(self, layer: int, place: str) -> Site:
         """The site at the end of a layer's block, put into its place when first asked for."""
@@ -176,15 +195,12 @@ class Backbone:
         strangers = [module for branch in branches for module, _ in branch if module not in self.modules]
         if strangers:
             raise ValueError("a composition can only hold modules that are attached to its backbone")
-        self.composition = composition
-        if self._repetition is not None:
-            self._repetition.remove()
-            self._repetition = None
-        if len(branches) > 1:
-            repeat = partial(_repeat_batch, len(branches))
-            self._repetition = self.encoder.register_forward_pre_hook(repeat, with_kwargs=True)
-        for module in self.modules:
-            module.compose(branches)
+        previous = self.composition
+        try:
+            self._put_in_force(composition, branches)
+        except UserError:
+            self._put_in_force(previous, previous.branches())
+            raise
 
     def hidden_states(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, decoder_input_ids: torch.Tensor | None = None
@@ -200,11 +216,28 @@ class Backbone:
             options["use_cache"] = False
         if self.anatomy.objective == "denoising":
             options["decoder_input_ids"] = input_ids if decoder_input_ids is None else decoder_input_ids
+            options["decoder_attention_mask"] = attention_mask if decoder_input_ids is None else None
         return self.encoder(input_ids=input_ids, attention_mask=attention_mask, **options).last_hidden_state
+
+    def _put_in_force(self, composition: Composable, branches: Sequence[Branch]) -> None:
+        self.composition = composition
+        if self._repetition is not None:
+            self._repetition.remove()
+            self._repetition = None
+        if len(branches) > 1:
+            repeat = partial(_repeat_batch, len(branches))
+            self._repetition = self.encoder.register_forward_pre_hook(repeat, with_kwargs=True)
+        for module in self.modules:
+            module.compose(branches)
 
     def _module_at(self, layer: int, place: str) -> tuple[nn.Module, str]:
         path, _, name = self.anatomy.places[place].module.rpartition(".")
         return self.layers[layer].get_submodule(path), name
+
+
+def _without_pooler(anatomy: Anatomy, language_head: bool) -> dict[str, bool]:
+    """The option that keeps transformers from adding a pooler; models with a language head have none."""
+    return {"add_pooling_layer": False} if anatomy.has_pooler and not language_head else {}
 
 
 def _repeat_batch(times: int, encoder: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, Any]:

@@ -95,6 +95,8 @@ class Average(Composable):
         self.weights = [weight / sum(weights) / (len(weights) if divides_twice else 1) for weight in weights]
 
     def at_site(self, site: Site, hidden: torch.Tensor, residual: torch.Tensor, norm: Norm) -> torch.Tensor:
+        if self.closes(site) is None:  # nothing here changes h
+            return hidden
         return sum(
             weight * child.at_site(site, hidden, residual, norm)
             for child, weight in zip(self.children, self.weights, strict=True)
@@ -135,7 +137,9 @@ class Parallel(Composable):
 
 
 def _agreed(children: Sequence[Composable], site: Site) -> bool | None:
-    said = {closes for child in children if (closes := child.closes(site)) is not None}
-    if len(said) > 1:
+    said = [child.closes(site) for child in children]
+    if all(closes is None for closes in said):
+        return None
+    if len({closes is not False for closes in said}) > 1:  # where a child has no adapter, its block ends as it was pretrained
         raise UserError("Modules side by side have to agree on whether the pretrained norm closes the block (final_norm).")
-    return said.pop() if said else None
+    return said[0] is not False

@@ -73,7 +73,7 @@ class Site(nn.Module):
 
     def closes(self) -> bool:
         """Whether the block ends as it was pretrained, with x and the norm."""
-        return not self.adapters or self.backbone.composition.closes(self)
+        return not self.adapters or self.backbone.composition.closes(self) is not False
 
     def remove(self) -> None:
         """Undo what the site did to the layer besides taking a module's place."""

@@ -48,6 +48,10 @@ class Module(Composable):
     def parameters(self) -> dict[str, nn.Parameter]:
         """What training changes, by name. They require gradients until `freeze`."""
 
+    def adapterhub_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters by their names in AdapterHub's files, without the module's name."""
+        return self.parameters()
+
     def freeze(self) -> None:
         """Keep the module as it is while others are trained on top of it."""
         for parameter in self.parameters().values():
@@ -84,6 +88,10 @@ class Module(Composable):
     def branches(self) -> list[Branch]:
         return [[(self, 1.0)]]
 
+    def before_output_embedding(self, states: torch.Tensor) -> torch.Tensor:
+        """What becomes of the states [branches · batch, ..., hidden] that a language head's output embedding reads."""
+        return states
+
     def compose(self, branches: Sequence[Branch]) -> None:
         """Called when a composition comes into force, for what a module does elsewhere than at sites."""
 
@@ -97,6 +105,9 @@ class Method(ABC):
     """
 
     name: str = setting("method", is_name=True, identity=False)
+
+    library: ClassVar[str | None] = None
+    """The library that loads what `save` writes: `adapters`, `peft` or `transformers`."""
 
     trained_with_task: ClassVar[bool] = False
     """Whether the language's module is trained along with the task module, on labels."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -25,14 +25,15 @@ from xlt.backbones.backbone import Backbone
 from xlt.backbones.composition import Branch
 from xlt.backbones.sites import Norm, Site
 from xlt.config import setting
-from xlt.errors import UserError
+from xlt.errors import UserError, suggest
 from xlt.methods.base import Method, Module
-from xlt.methods.checkpoints import fill, read_tensors, write_tensors
+from xlt.methods.checkpoints import ADAPTERHUB_ACTIVATIONS, NAME, fill, read_tensors, write_tensors
 from xlt.methods.invertible import InvertibleAdapter
 
 _INVERTIBLE = "invertible_adapters"  # their name below the embeddings
-_ADAPTERHUB_PLACES = {"attention": "mh_adapter", "cross_attention": "cross_adapter", "output": "output_adapter"}
-_ADAPTERHUB_ACTIVATIONS = {"leakyrelu": "leaky_relu"}
+ADAPTERHUB_PLACES = {"attention": "mh_adapter", "cross_attention": "cross_adapter", "output": "output_adapter"}
+_ADAPTERHUB_SCALINGS = {"learned": "scalar", "channel": "channel"}
+_ACTIVATIONS = tuple(sorted(ACT2FN.keys() - {"prelu", "xielu"}))  # those two have parameters of their own
 _ADAPTERHUB_INITIALISATIONS = {"bert": "normal", "mam_adapter": "zero_up", "houlsby": "truncated"}
 
 
@@ -60,17 +61,19 @@ class Bottleneck(Method):
             looks at all positions.
         gate_over_padding: the mean counts padding too, as AdapterHub's does (`compat=adapterhub`).
         norm_before, norm_after: a norm of the adapter's own on a, and on what it puts out.
-        residual_before_norm_after: the norm after acts on the sum with the residual.
+        residual_before_norm_after: the norm after acts on the sum with the residual, unless the adapter is parallel.
         dropout: on u, in training.
         initialisation: `normal`: weights N(0, 0.02), biases 0. `zero_up`: W_up = 0, W_down as torch's linear maps begin (He et
             al. 2022). `truncated`: weights from a normal distribution of standard deviation 0.01 cut at 0.02 (Houlsby et al.
             2019).
     """
 
-    places: list[str] = setting(["output"], one_of=tuple(_ADAPTERHUB_PLACES), neutral=True)
+    library: ClassVar[str | None] = "adapters"
+
+    places: list[str] = setting(["output"], one_of=tuple(ADAPTERHUB_PLACES), neutral=True)
     reduction_factor: float = setting(16.0, above=0)
     layer_reduction_factors: dict[str, float] = setting({}, neutral=True)
-    activation: str = setting("relu", one_of=tuple(sorted(ACT2FN)))
+    activation: str = setting("relu", one_of=_ACTIVATIONS)
     invertible: bool = setting(False)
     invertible_reduction_factor: int = setting(2, at_least=1)
     inverse_at_head: bool = setting(True, neutral=True)
@@ -132,26 +135,36 @@ class Bottleneck(Method):
                 raise UserError(f"xlt does not compute adapters with {key}={config[key]}.")
         if config.get("inv_adapter") not in (None, "nice"):
             raise UserError(f"xlt computes invertible adapters of the kind nice, not {config['inv_adapter']}.")
+        if missing := [key for key in ("reduction_factor", "non_linearity") if config.get(key) is None]:
+            raise UserError(f"The config of a bottleneck adapter has to say its {' and its '.join(missing)}; this one does not.")
         factors = config["reduction_factor"]
         factors = dict(factors) if isinstance(factors, Mapping) else {"default": factors}
+        activation = str(config["non_linearity"]).lower()
+        activation = ADAPTERHUB_ACTIVATIONS.get(activation, activation)
+        if activation not in _ACTIVATIONS:
+            raise UserError(f"xlt does not know the activation {activation}. {suggest(activation, _ACTIVATIONS, 'activations')}")
         scaling = config.get("scaling", 1.0)
+        if isinstance(scaling, str) and scaling not in _ADAPTERHUB_SCALINGS:
+            raise UserError(f"xlt does not compute adapters with scaling={scaling}. It knows {', '.join(_ADAPTERHUB_SCALINGS)}.")
         residual = config.get("residual_before_ln", True)
         return cls(
             name="adapterhub",
-            places=[place for place, key in _ADAPTERHUB_PLACES.items() if config.get(key)],
+            places=[place for place, key in ADAPTERHUB_PLACES.items() if config.get(key)],
             reduction_factor=float(factors.pop("default", 1.0)),
             layer_reduction_factors={str(layer): float(factor) for layer, factor in factors.items()},
-            activation=_ADAPTERHUB_ACTIVATIONS.get(config["non_linearity"], config["non_linearity"]),
+            activation=activation,
             invertible=config.get("inv_adapter") is not None,
             invertible_reduction_factor=int(config.get("inv_adapter_reduction_factor") or 2),
+            inverse_at_head=config.get("inverse_at_head", True),
             leave_out=[int(layer) for layer in config.get("leave_out") or []],
             reads_norm=config.get("original_ln_before", False),
             residual={True: "hidden", False: "input"}.get(residual, "sum"),
             final_norm=config.get("original_ln_after", True),
             parallel=config.get("is_parallel", False),
             scaling=1.0 if isinstance(scaling, str) else float(scaling),
-            learned_scaling={"learned": "scalar", "channel": "channel"}[scaling] if isinstance(scaling, str) else "no",
+            learned_scaling=_ADAPTERHUB_SCALINGS[scaling] if isinstance(scaling, str) else "no",
             gated=config.get("use_gating", False),
+            gate_over_padding=config.get("gate_over_padding", False),
             norm_before=config.get("ln_before", False),
             norm_after=config.get("ln_after", False),
             residual_before_norm_after=config.get("adapter_residual_before_ln", False),
@@ -159,22 +172,25 @@ class Bottleneck(Method):
             initialisation=_ADAPTERHUB_INITIALISATIONS.get(config.get("init_weights", "bert"), "normal"),
         )
 
-    def adapterhub_config(self, with_invertible: bool) -> dict[str, Any]:
-        """The `config` of an AdapterHub folder (`adapters.BnConfig`)."""
-        scaling = {"no": self.scaling, "scalar": "learned", "channel": "channel"}[self.learned_scaling]
+    def adapterhub_config(self, backbone: Backbone, with_invertible: bool) -> dict[str, Any]:
+        """The `config` of an AdapterHub folder (`adapters.BnConfig`), with two keys of ours, which AdapterHub passes over."""
+        scaling = {"no": float(self.scaling), "scalar": "learned", "channel": "channel"}[self.learned_scaling]
         factors = {**self.layer_reduction_factors, "default": self.reduction_factor}
-        names = {ours: theirs for theirs, ours in _ADAPTERHUB_INITIALISATIONS.items()}
+        initialisations = {ours: theirs for theirs, ours in _ADAPTERHUB_INITIALISATIONS.items()}
+        activations = {ours: theirs for theirs, ours in ADAPTERHUB_ACTIVATIONS.items()}
+        left_out = sorted(set(range(len(backbone.layers))) - set(self.layers(backbone)))  # AdapterHub does not count from the end
         return {
-            **{key: place in self.places for place, key in _ADAPTERHUB_PLACES.items()},
+            **{key: place in self.places for place, key in ADAPTERHUB_PLACES.items()},
             "reduction_factor": factors if self.layer_reduction_factors else self.reduction_factor,
-            "non_linearity": {ours: theirs for theirs, ours in _ADAPTERHUB_ACTIVATIONS.items()}.get(self.activation, self.activation),
+            "non_linearity": activations.get(self.activation, self.activation),
             "inv_adapter": "nice" if with_invertible else None,
             "inv_adapter_reduction_factor": self.invertible_reduction_factor if with_invertible else None,
-            "leave_out": list(self.leave_out), "original_ln_before": self.reads_norm, "original_ln_after": self.final_norm,
+            "leave_out": left_out, "original_ln_before": self.reads_norm, "original_ln_after": self.final_norm,
             "residual_before_ln": {"hidden": True, "input": False, "sum": "post_add"}[self.residual],
             "is_parallel": self.parallel, "scaling": scaling, "use_gating": self.gated, "ln_before": self.norm_before,
             "ln_after": self.norm_after, "adapter_residual_before_ln": self.residual_before_norm_after, "dropout": self.dropout,
-            "init_weights": names[self.initialisation],
+            "init_weights": initialisations[self.initialisation], "inverse_at_head": self.inverse_at_head,
+            "gate_over_padding": self.gate_over_padding,
         }  # fmt: skip
 
     def layers(self, backbone: Backbone) -> list[int]:
@@ -226,7 +242,7 @@ class BottleneckAdapter(nn.Module):
             change = change * _mean_over_positions(self.gate(read).sigmoid(), real)
         if self.adapter_norm_after is None:
             return change + kept
-        if self.method.residual_before_norm_after:
+        if self.method.residual_before_norm_after and not self.method.parallel:
             return self.adapter_norm_after(change + kept)
         return self.adapter_norm_after(change) + kept
 
@@ -268,21 +284,21 @@ class BottleneckModule(Module):
         super().__init__(backbone)
         self.method = method
         hidden = backbone.config.hidden_size
-        device = next(backbone.model.parameters()).device
+        like = {"device": backbone.model.device, "dtype": backbone.model.dtype}
         training = backbone.model.training
         self.adapters: dict[tuple[int, str], BottleneckAdapter] = {}
         for layer in layers:
             factor = method.layer_reduction_factors.get(str(layer), method.reduction_factor)
             for place in method.places:
                 if backbone.has_place(layer, place):
-                    adapter = BottleneckAdapter(method, hidden, max(1, int(hidden // factor))).to(device).train(training)
+                    adapter = BottleneckAdapter(method, hidden, max(1, int(hidden // factor))).to(**like).train(training)
                     backbone.site(layer, place).adapters[self.key] = adapter
                     self.adapters[layer, place] = adapter
         self.invertible: InvertibleAdapter | None = None
         self._hooks: list[Any] = []
         self._real: torch.Tensor | None = None
         if with_invertible:
-            self.invertible = InvertibleAdapter(hidden, method.invertible_reduction_factor, method.activation).to(device)
+            self.invertible = InvertibleAdapter(hidden, method.invertible_reduction_factor, method.activation).to(**like)
             self.invertible.train(training)
             self._hook_invertible()
         if method.gated and not method.gate_over_padding:
@@ -300,8 +316,14 @@ class BottleneckModule(Module):
             tensors |= {f"{anatomy.invertible_key}.{name}": tensor for name, tensor in self.invertible.named_parameters()}
         return tensors
 
-    def save(self, folder: Path) -> None:
-        write_tensors(self.parameters(), self.backbone, self.method.adapterhub_config(self.invertible is not None), folder)
+    def save(self, folder: Path, name: str = NAME) -> None:
+        """Write the module into an existing folder.
+
+        Args:
+            name: what it is called in the files.
+        """
+        config = self.method.adapterhub_config(self.backbone, self.invertible is not None)
+        write_tensors(self.parameters(), self.backbone, config, folder, name=name)
 
     def remove(self) -> None:
         for layer, place in self.adapters:
@@ -327,6 +349,11 @@ class BottleneckModule(Module):
     def closes(self, site: Site) -> bool | None:
         return self.method.final_norm if (site.layer_index, site.place) in self.adapters else None
 
+    def before_output_embedding(self, states: torch.Tensor) -> torch.Tensor:
+        if self.invertible is None or not self.method.inverse_at_head:
+            return states
+        return self._changed(states, inverse=True)
+
     def compose(self, branches: Sequence[Branch]) -> None:
         self._rows = [bool(branch) and branch[0][0] is self for branch in branches]
 
@@ -336,16 +363,6 @@ class BottleneckModule(Module):
             embeddings.add_module(_INVERTIBLE, nn.ModuleDict())  # so that they move to a device with the model
         embeddings.get_submodule(_INVERTIBLE)[self.key] = self.invertible
         self._hooks.append(embeddings.register_forward_hook(lambda part, inputs, output: self._changed(output)))
-        if not self.method.inverse_at_head:
-            return
-        after, output_embedding = self.backbone.anatomy.inverse_after, self.backbone.model.get_output_embeddings()
-        if after is not None and hasattr(self.backbone.model, after.split(".")[0]):
-            part = self.backbone.model.get_submodule(after)
-            self._hooks.append(part.register_forward_hook(lambda part, inputs, output: self._changed(output, inverse=True)))
-        elif output_embedding is not None:
-            self._hooks.append(
-                output_embedding.register_forward_pre_hook(lambda part, inputs: (self._changed(inputs[0], inverse=True),))
-            )
 
     def _changed(self, states: torch.Tensor, inverse: bool = False) -> torch.Tensor:
         """States [branches · batch, ...] through the invertible adapter where this module is the first of the branch."""
@@ -371,9 +388,10 @@ def _check(method: Bottleneck, backbone: Backbone) -> None:
         for place in method.places
     ):
         raise UserError(f"method.places={list(method.places)}: a {kind} model has no such block; it has {', '.join(known)}.")
-    if method.gated and backbone.anatomy.objective == "causal":
+    if method.gated and backbone.anatomy.objective != "masked":
         raise UserError(
-            "method.gated=true looks at all positions of a text, also at those that a decoder is to predict. Use it with an encoder."
+            "method.gated=true looks at all positions of a text, also at those that a decoder is to predict. "
+            "Use it with an encoder."
         )
     if not method.final_norm and not all(known[place].site.can_leave_out_norm for place in method.places if place in known):
         raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -46,6 +47,8 @@ class FullModule(Module):
 @dataclass(frozen=True)
 class FullFineTuning(Method):
     """`method=full`: every parameter of the backbone is trained; the language head too, when training goes through it."""
+
+    library: ClassVar[str | None] = "transformers"
 
     def create(self, backbone: Backbone, generator: torch.Generator, language_head: bool = False) -> FullModule:
         return FullModule(backbone, backbone.model if language_head else backbone.encoder)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -19,14 +19,14 @@ from xlt.errors import UserError
 from xlt.languages import Language
 from xlt.methods.base import Method, Module
 from xlt.methods.bottleneck import BottleneckModule
-from xlt.methods.checkpoints import fill, read_tensors, write_tensors
+from xlt.methods.checkpoints import VERSION, fill, read_description, read_tensors, write_tensors
 from xlt.methods.formats import method_of_folder
 
 if TYPE_CHECKING:
     from xlt.experiment import Experiment
     from xlt.steps.language_module import LanguageModuleStep
 
-_FOLDER, _SETUP = "fusion", "adapter_setup.json"
+_SETUP = "adapter_setup.json"
 
 
 class FusionLayer(nn.Module):
@@ -64,6 +64,8 @@ class Fusion(Method):
         regularisation: weight of Σ ‖I − W_v‖² in the loss.
     """
 
+    library: ClassVar[str | None] = "adapters"
+
     members: list[str] = setting([])
     trained_on: str = setting("task", one_of=("task", "text", "nothing"))
     value: bool = setting(True)
@@ -78,8 +80,7 @@ class Fusion(Method):
         if len(self.members) < 2:
             raise UserError(
                 f"method=fusion needs at least two members, found {list(self.members)}. For example: "
-                "'method.members=[data=glotcc,data=conceptnet]', or with spaces between several choices, "
-                '\'method.members=["lang=mt method=seq_bn_inv","lang=ar method=seq_bn_inv"]\'.'
+                "'method.members=[\"data=glotcc\",\"lang=ar method=seq_bn\"]'."
             )
         members = [experiment.member(choices, language) for choices in self.members]
         tokens = [experiment.tokens(language)] if self.trained_on == "text" else []
@@ -102,27 +103,35 @@ class Fusion(Method):
         return module
 
     def load(self, backbone: Backbone, folder: Path) -> FusionModule:
-        setup = json.loads((folder / _SETUP).read_text(encoding="utf-8"))
-        for name in setup["members"]:
+        names = _members_of_setup(folder)
+        for name in names:
             method_of_folder(folder / name).load(backbone, folder / name)
-        return self.load_layers(backbone, folder / _FOLDER, backbone.modules[-len(setup["members"]) :])
+        return self.load_layers(backbone, folder / ",".join(names), backbone.modules[-len(names) :])
 
     def load_layers(self, backbone: Backbone, folder: Path, members: Sequence[Module]) -> FusionModule:
         """Attach the fusion layers of an AdapterHub folder over members that are attached."""
         module = FusionModule(self, backbone, members)
-        fill(module.parameters(), read_tensors(folder, backbone, "fusion"), folder)
+        # AdapterHub has fusion layers in the layers that the members leave out, too.
+        left_out = set(range(len(backbone.layers))) - {layer for layer, _ in module.layers}
+        unused = tuple(f"{backbone.layer_key(layer)}." for layer in left_out)
+        fill(module.parameters(), read_tensors(folder, backbone, "fusion"), folder, unused)
         module.freeze()
         return module
 
     @classmethod
     def from_adapterhub(cls, config: dict[str, Any], members: Sequence[str]) -> Fusion:
-        """The method behind the description of an AdapterHub folder."""
-        if config.get("temperature"):
-            raise UserError("xlt does not compute fusion layers with a temperature.")
+        """The method behind the description of an AdapterHub folder.
+
+        Raises:
+            UserError: it asks for what xlt does not compute.
+        """
+        for key, computed in {"key": True, "query": True, "residual_before": False, "temperature": False}.items():
+            if bool(config.get(key, computed)) != computed:
+                raise UserError(f"xlt does not compute fusion layers with {key}={config[key]}.")
         return cls(
             name="adapterhub",
             members=list(members),
-            value=config["value"],
+            value=config.get("value", True),
             query_before_norm=config.get("query_before_ln", False),
             regularisation=0.01 if config.get("regularization") else 0.0,
         )
@@ -140,18 +149,19 @@ class FusionModule(Module):
         strange = [type(member).__name__ for member in members if not isinstance(member, BottleneckModule)]
         if strange or len(members) != len(method.members):
             raise UserError(
-                f"A fusion of {list(method.members)} is over as many bottleneck adapters (seq_bn, seq_bn_inv, double_seq_bn, par_bn); "
-                f"found {len(members)} modules{', among them ' + strange[0] if strange else ''}."
+                f"A fusion of {list(method.members)} is over as many bottleneck adapters (seq_bn, seq_bn_inv, double_seq_bn, "
+                f"par_bn); found {len(members)} modules{', among them ' + strange[0] if strange else ''}."
             )
         super().__init__(backbone, members)
         self.method = method
         self.trained = True
         config = backbone.config
-        dropout = getattr(config, "attention_probs_dropout_prob", getattr(config, "attention_dropout", 0.0))
-        device = next(backbone.model.parameters()).device
+        names = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
+        dropout = next((getattr(config, name) for name in names if hasattr(config, name)), 0.0)
+        like = {"device": backbone.model.device, "dtype": backbone.model.dtype}
         self.layers: dict[tuple[int, str], FusionLayer] = {}
         for where in sorted({where for member in members for where in member.adapters}):
-            layer = FusionLayer(config.hidden_size, method.value, dropout).to(device).train(backbone.model.training)
+            layer = FusionLayer(config.hidden_size, method.value, dropout).to(**like).train(backbone.model.training)
             backbone.site(*where).adapters[self.key] = layer
             self.layers[where] = layer
 
@@ -176,17 +186,18 @@ class FusionModule(Module):
         names = [f"member_{number}" for number in range(len(self.members))]
         for name, member in zip(names, self.members, strict=True):
             (folder / name).mkdir()
-            member.save(folder / name)
-        (folder / _FOLDER).mkdir()
+            member.save(folder / name, name)
+        name = ",".join(names)
+        (folder / name).mkdir()
         config = {
             "key": True, "query": True, "value": self.method.value, "query_before_ln": self.method.query_before_norm,
             "regularization": self.method.regularisation > 0, "residual_before": False, "temperature": False,
             "value_before_softmax": True, "value_initialized": self.method.value, "dropout_prob": None,
         }  # fmt: skip
-        write_tensors(
-            self.parameters(), self.backbone, config, folder / _FOLDER, "fusion", name=",".join(names), adapter_names=names
-        )
-        (folder / _SETUP).write_text(json.dumps({"members": names}), encoding="utf-8")
+        write_tensors(self.parameters(), self.backbone, config, folder / name, "fusion", name=name, adapter_names=names)
+        children = [{"type": "single", "children": [member]} for member in names]
+        setup = {"adapter_setup": {"type": "Fuse", "children": children}, "head_setup": None, "version": VERSION}
+        (folder / _SETUP).write_text(json.dumps(setup, indent=2), encoding="utf-8")
 
     def remove(self) -> None:
         for where in self.layers:
@@ -221,3 +232,11 @@ class FusionModule(Module):
                 "(method.trained_on=task or text), or say that you want that (method.trained_on=nothing)."
             )
         self.trained = True
+
+
+def _members_of_setup(folder: Path) -> list[str]:
+    setup = read_description(folder, _SETUP).get("adapter_setup") or {}
+    children = setup.get("children", [])
+    if setup.get("type") != "Fuse" or any(child["type"] != "single" for child in children):
+        raise UserError(f"{folder / _SETUP} is not the setup of a fusion over adapters alone, which is what xlt reads.")
+    return [child["children"][0] for child in children]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -87,12 +87,20 @@ def announce(
         )  # fmt: skip
 
 
-def count_trainable(method: Method, backbone: Backbone, language_head: bool = True) -> int:
-    """Trainable parameters of a module of `method`, which is attached to the backbone and detached again."""
+def count_trainable(method: Method, backbone: Backbone, language_head: bool = True, members: Sequence[Method] = ()) -> int:
+    """Trainable parameters of a module of `method`, which is attached to the backbone and detached again.
+
+    Args:
+        members: of the modules that it builds on.
+    """
+    attached = len(backbone.modules)
     with torch.device("meta"):
+        for member in members:
+            member.create(backbone, torch.Generator(), language_head)
         module = method.create(backbone, torch.Generator(), language_head)
     count = sum(parameter.numel() for parameter in module.parameters().values())
-    module.detach()
+    while len(backbone.modules) > attached:
+        backbone.modules[-1].detach()
     return count
 
 

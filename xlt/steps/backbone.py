@@ -40,6 +40,16 @@ class BackboneStep(Step):
     def label(self) -> str:
         return self.model.label
 
+    @property
+    def name(self) -> str:
+        """What cards call it: hub id or folder where it came from one."""
+        return self.label
+
+    @property
+    def override(self) -> str:
+        """What to type to use the same backbone."""
+        return f"model={self.label}"
+
     @cached_property
     @abstractmethod
     def shape(self) -> dict[str, Any] | None:
@@ -69,8 +79,20 @@ class PretrainedBackboneStep(BackboneStep):
     source: Source
     hub: Hub
 
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def override(self) -> str:
+        return f"model=hf model.path={self.source.name}"
+
     def fields(self) -> dict[str, Any]:
         return {"model": self.hub.model_identity(self.source), "anatomy": self.model.anatomy}
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        return self.fields()["model"]
 
     @cached_property
     def shape(self) -> dict[str, Any] | None:

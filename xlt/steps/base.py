@@ -91,6 +91,11 @@ class Step(ABC):
     def fields(self) -> dict[str, Any]:
         """The step's own part of its payload, as plain data."""
 
+    @property
+    def origin(self) -> Any:
+        """What identifies the content that the step takes from outside, in its revision; None if it takes none."""
+        return self.fields().get("revision_of_data")
+
     def inputs(self) -> dict[str, Step]:
         """The steps whose artifacts this one reads, by role."""
         return {}

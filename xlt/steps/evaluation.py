@@ -61,6 +61,7 @@ class EvaluationStep(Step):
                 del row["label"]
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         bench.summary.update(
+            task_type=task.hub_type,
             metric=task.metric,
             metrics=metrics,
             intervals={name: list(ends) for name, ends in interval.items()},
@@ -71,14 +72,17 @@ class EvaluationStep(Step):
 
     def _story(self, bench: Workbench) -> dict[str, Any]:
         """How the score came about: every artifact's fingerprint, what training cost, revisions, versions, machine."""
-        modules = {role: artifact for role, artifact in bench.inputs.items() if role in ("language_module", "task_module")}
+        # Modules that were trained here: not ready-made ones, nor those that begin to be trained with the task.
+        modules = {
+            role: artifact
+            for role, artifact in bench.inputs.items()
+            if role in ("language_module", "task_module") and "steps" in artifact.summary
+        }
         return {
             "fingerprint": self.fingerprint,
             "fingerprints": {f"{step.kind}/{step.label}": fingerprint for fingerprint, step in self.ancestors().items()},
             "revisions": {
-                f"{step.kind}/{step.label}": step.fields().get("revision_of_data") or step.fields()["model"]
-                for step in self.ancestors().values()
-                if "revision_of_data" in step.fields() or step.external
+                f"{step.kind}/{step.label}": step.origin for step in self.ancestors().values() if step.origin is not None
             },
             "training": {
                 role: {

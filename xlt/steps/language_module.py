@@ -1,25 +1,36 @@
-"""Language module: what a method learns from a language's tokens, by the backbone's own pretraining objective."""
+"""Language module: what a method learns from a language's tokens, by the backbone's own pretraining objective; or one that was
+learnt elsewhere."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, ClassVar
 
+from xlt.backbones.backbone import Backbone
 from xlt.config import identity
+from xlt.hub import Hub, Source
 from xlt.languages import Language
-from xlt.methods.base import Method
+from xlt.methods.base import Method, Module
+from xlt.methods.formats import method_of_folder
 from xlt.random import derive_seed, generator
 from xlt.steps.audit import count_trainable, estimate_training
 from xlt.steps.backbone import BackboneStep
 from xlt.steps.base import Estimate, Step, Workbench
+from xlt.steps.card import write_language_module_card
 from xlt.steps.training import train_language_model
+from xlt.store import Artifact
 from xlt.training.settings import LanguageTraining
+
+WITH_TASK = "language_module"  # folder, in a task module's artifact, of a language module that was trained with it
 
 
 @dataclass(frozen=True)
 class LanguageModuleStep(Step):
     """Trains a module on one or more token artifacts, the backbone frozen unless the method trains it.
+
+    A method may build on other modules, its members; where it has no tokens it begins as it is, to be trained with the task.
 
     Files: the module in its method's format, `training.json`.
     """
@@ -32,29 +43,92 @@ class LanguageModuleStep(Step):
     tokens: tuple[Step, ...]
     training: LanguageTraining
     seed: int
+    members: tuple[LanguageModuleStep | ReadyMadeModuleStep, ...] = ()
 
     @property
     def label(self) -> str:
-        return f"{self.backbone.label}-{self.method.name}-{'+'.join(step.text.label for step in self.tokens)}"
+        made_of = [step.text.label for step in self.tokens] or [f"{self.language.key}-of{len(self.members)}"]
+        return f"{self.backbone.label}-{self.method.name}-{'+'.join(made_of)}"
 
     def fields(self) -> dict[str, Any]:
-        training = identity(self.training)
-        return {"method": identity(self.method), "train": {"language": training}, "language": {"seed": self.seed}}
+        training = {"train": {"language": identity(self.training)}} if self.tokens else {}
+        return {"method": identity(self.method), **training, "language": {"seed": self.seed}}
 
     def inputs(self) -> dict[str, Step]:
         tokens = {f"tokens{index or ''}": step for index, step in enumerate(self.tokens)}
-        return {"backbone": self.backbone, **tokens}
+        members = {f"member{index}": step for index, step in enumerate(self.members)}
+        return {"backbone": self.backbone, **tokens, **members}
 
     def build(self, bench: Workbench) -> None:
         device = bench.runtime.device
         backbone = self.backbone.open(bench.inputs["backbone"], language_head=True)
+        for index, member in enumerate(self.members):
+            member.attach(backbone, bench.inputs[f"member{index}"])
         module = self.method.create(backbone, generator(self.seed, "language module"), language_head=True)
         backbone.model.to(device)
-        folders = [bench.inputs[role].folder for role in self.inputs() if role != "backbone"]
-        seed = derive_seed(self.seed, "language module")
-        train_language_model(bench, self.label, backbone, module.parameters(), folders, self.training, seed)
+        if self.tokens:
+            folders = [artifact.folder for role, artifact in bench.inputs.items() if role.startswith("tokens")]
+            seed = derive_seed(self.seed, "language module")
+            train_language_model(bench, self.label, backbone, module.parameters(), folders, self.training, seed)
         module.save(bench.folder)
+        write_language_module_card(bench.folder, self, bench.summary)
+
+    def attach(self, backbone: Backbone, artifact: Artifact) -> Module:
+        """The module, attached and frozen."""
+        return self.method.load(backbone, artifact.folder)
 
     def estimate(self) -> Estimate:
-        count = partial(count_trainable, self.method)
+        if not self.tokens:
+            return Estimate()
+        count = partial(count_trainable, self.method, members=[member.method for member in self.members])
         return estimate_training(self.backbone, count, self.training.loop, None, self.training.length, language_head=True)
+
+
+@dataclass(frozen=True)
+class ReadyMadeModuleStep(Step):
+    """A language module in AdapterHub's or PEFT's format, from a folder or the hub: located, never built."""
+
+    kind: ClassVar[str] = "language_module"
+    external: ClassVar[bool] = True
+
+    language: Language
+    backbone: BackboneStep
+    source: Source
+    hub: Hub
+    compat: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.backbone.label}-{self.source.label}-{self.language.key}"
+
+    def fields(self) -> dict[str, Any]:
+        return {"module": self.hub.module_identity(self.source), "compat": self.compat}
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        return self.fields()["module"]
+
+    def inputs(self) -> dict[str, Step]:
+        return {"backbone": self.backbone}
+
+    @cached_property
+    def method(self) -> Method:
+        """What the folder says that it holds."""
+        return replace(method_of_folder(self._folder()).compatible_with(self.compat), name=self.source.label)
+
+    def locate(self) -> Artifact:
+        """The module's folder as an artifact."""
+        manifest = {"kind": self.kind, "label": self.label, "fingerprint": self.fingerprint, "payload": self.payload,
+                    "files": {}, "summary": {}, "provenance": {}}  # fmt: skip
+        return Artifact(self._folder(), manifest)
+
+    def attach(self, backbone: Backbone, artifact: Artifact) -> Module:
+        """The module, attached and frozen."""
+        return self.method.load(backbone, artifact.folder)
+
+    def build(self, bench: Workbench) -> None:
+        """Never called: external steps are located."""
+        raise AssertionError("an external step is not built")
+
+    def _folder(self) -> Path:
+        return self.hub.module_folder(self.source)

@@ -61,6 +61,7 @@ def run_loop(
         title=title,
         resume_command=runtime.command,
         track=runtime.tracker.log,
+        penalties=[module.penalty for module in backbone.modules],
     )
     try:
         result = trainer.train().summary()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -40,6 +40,9 @@ class Task(ABC):
         metric: the score that decides between checkpoints and is reported first; more of it is better.
         max_length: tokens of an example at most, special ones included; clipped to what the backbone takes.
     """
+
+    hub_type: ClassVar[str] = "other"
+    """What the hub calls this kind of task."""
 
     name: str = setting("task", is_name=True, identity=False)
     data: LabelledData = field(default_factory=HubData)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,38 +13,13 @@ from torch.nn.functional import cross_entropy
 
 from xlt.analysis.classification import accuracy, confusion, macro_f1
 from xlt.backbones.backbone import Backbone
+from xlt.backbones.heads import ClassificationHead, usual_pooling
 from xlt.config import setting
 from xlt.errors import UserError, suggest
 from xlt.tasks.base import Example, Task
 from xlt.training.batches import Batch, pad
 
 _LENGTH_STEP = 32
-
-
-class ClassificationHead(nn.Module):
-    """Dropout, linear, tanh, dropout, linear on one vector of the text, as AdapterHub's two-layer head.
-
-    No pooler of the pretrained model is used, so none can be lost between saving and loading (as seems to have happened to
-    Faisal & Anastasopoulos 2024).
-
-    Args:
-        pooling: which vector: that of the `first` token, of the `last`, or the `mean` over all.
-    """
-
-    def __init__(self, hidden: int, labels: int, dropout: float, pooling: str) -> None:
-        super().__init__()
-        self.pooling = pooling
-        self.layers = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(hidden, hidden), nn.Tanh(), nn.Dropout(dropout), nn.Linear(hidden, labels)
-        )
-
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """[rows, length, hidden], [rows, length] (padding on the right) → scores [rows, labels]."""
-        lengths = attention_mask.sum(dim=1)
-        if self.pooling == "mean":
-            return self.layers((hidden_states * attention_mask.unsqueeze(-1)).sum(dim=1) / lengths.unsqueeze(-1))
-        places = lengths - 1 if self.pooling == "last" else torch.zeros_like(lengths)
-        return self.layers(hidden_states[torch.arange(len(places), device=places.device), places])
 
 
 @dataclass(frozen=True)
@@ -56,6 +31,8 @@ class SequenceClassification(Task):
         pooling: what the head reads: the vector of the `first` token, of the `last`, or the `mean` over all tokens. None:
             first for encoders (as the papers' heads), last for decoders.
     """
+
+    hub_type: ClassVar[str] = "text-classification"
 
     labels: list[str] = field(default_factory=list)
     pooling: str | None = setting(None, one_of=("first", "last", "mean"), neutral=True)
@@ -82,8 +59,7 @@ class SequenceClassification(Task):
     def head(self, backbone: Backbone, generator: torch.Generator) -> ClassificationHead:
         config = backbone.config
         dropout = getattr(config, "hidden_dropout_prob", 0.0)
-        pooling = self.pooling or ("last" if backbone.anatomy.objective == "causal" else "first")
-        head = ClassificationHead(config.hidden_size, len(self.labels), dropout, pooling)
+        head = ClassificationHead(config.hidden_size, len(self.labels), dropout, self.pooling or usual_pooling(backbone))
         with torch.no_grad():
             for parameter in head.parameters():
                 if parameter.ndim == 1:

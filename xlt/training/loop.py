@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +103,7 @@ class Trainer:
         title: for the progress bar.
         resume_command: what to type after an interruption.
         track: receives metrics and the step.
+        penalties: what is added to the loss of each step, once a batch: scalars, or None for nothing.
     """
 
     model: nn.Module
@@ -118,6 +119,7 @@ class Trainer:
     title: str
     resume_command: str = "the same command"
     track: Callable[[dict[str, float], int], None] = lambda metrics, step: None
+    penalties: Sequence[Callable[[], torch.Tensor | None]] = ()
 
     def train(self) -> TrainingResult:
         """Train to the end, and leave the best parameters in place.
@@ -199,6 +201,9 @@ class Trainer:
                         part_loss = self.objective.loss(part, self.device) / count
                     accelerator.backward(part_loss)
                     loss += part_loss.detach()
+                for penalty in self.penalties:
+                    if (value := penalty()) is not None:
+                        accelerator.backward(value)
                 break
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):

@@ -1,0 +1,114 @@
+"""The card of a module: a README beside its files that says what it is, how it was made and how to load it, in the form that
+the hub reads (a YAML header, then Markdown)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from xlt.methods.checkpoints import NAME
+
+if TYPE_CHECKING:
+    from xlt.steps.language_module import LanguageModuleStep
+    from xlt.steps.task_module import TaskModuleStep
+
+CARD = "README.md"
+HERE = "FOLDER"  # stands in a card for where the module lies
+_LOADING = {
+    "adapters": '''import adapters
+model = adapters.AutoAdapterModel.from_pretrained("{base}")
+model.load_adapter("{here}", use_safetensors=True)
+model.set_active_adapters("{name}")''',
+    "peft": '''import peft, transformers
+model = transformers.AutoModel.from_pretrained("{base}")
+model = peft.PeftModel.from_pretrained(model, "{here}")''',
+    "transformers": '''import transformers
+model = transformers.AutoModel.from_pretrained("{here}")''',
+}
+
+
+def write_language_module_card(folder: Path, step: LanguageModuleStep, summary: Mapping[str, Any]) -> None:
+    """The card of a language module that has just been trained."""
+    text = ", ".join(f"{tokens.text.corpus.name} ({tokens.text.language.name})" for tokens in step.tokens)
+    loop = step.training.loop
+    how = {
+        "Text": text,
+        "Objective": f"{step.training.layout}, {step.training.length} tokens, {step.training.masking} masking "
+        f"of {step.training.mask_probability:g}",
+        "Steps": f"{summary['steps']:,} of {loop.batch_size}, learning rate {loop.learning_rate:g}, {loop.schedule}",
+        "Validation loss": f"{summary['best']['loss']:.4f} nats a token, at step {summary['best_step']:,}",
+        "Seed": str(step.seed),
+    } if step.tokens else {"Made of": f"{len(step.members)} modules; to be trained with a task"}  # fmt: skip
+    title = f"{step.method.name} language module for {step.language.name} ({step.language.key})"
+    _write(folder, step, title, [step.language.key], "language-module", how, summary)
+
+
+def write_task_module_card(folder: Path, step: TaskModuleStep, summary: Mapping[str, Any]) -> None:
+    """The card of a task module that has just been trained."""
+    loop, language = step.training, step.examples.language
+    below = step.language_module
+    how = {
+        "Task": f"{step.task.name} in {language.name}",
+        "On top of": f"the language module {below.label}" if below else "the backbone alone",
+        "Steps": f"{summary['steps']:,} of {loop.batch_size}, learning rate {loop.learning_rate:g}, {loop.schedule}",
+        f"Validation {step.task.metric}": f"{summary['best'][step.task.metric]:.4f}, at step {summary['best_step']:,}",
+        "Seed": str(step.seed),
+        "Head": "head.safetensors",
+    }
+    _write(folder, step, f"{step.method.name} task module for {step.task.name}", [language.key], "task-module", how, summary)
+
+
+def with_scores(card: str, name: str, records: Iterable[Mapping[str, Any]]) -> str:
+    """A card with the scores of records (`result.json`) that rest on the module, in its header and as a table.
+
+    Args:
+        name: of the module on the hub.
+    """
+    records = sorted(records, key=lambda record: (record["task"], record["lang"], record["seed"]))
+    if not records:
+        return card
+    parsed = ModelCard(card)
+    parsed.data.model_name = name
+    parsed.data.eval_results = [
+        EvalResult(record.get("task_type", "other"), record["task"], f"{record['task']} {record['lang']}", metric, value,
+                   dataset_split="test", metric_args={"seed": record["seed"]})
+        for record in records
+        for metric, value in record["metrics"].items()
+    ]  # fmt: skip
+    lines = ["", "## Scores", "", "| task | language | seed | metric | score | 95 % interval | test examples |", "|---" * 7 + "|"]
+    for record in records:
+        metric = record["metric"]
+        low, high = record["intervals"][metric]
+        lines.append(
+            f"| {record['task']} | {record['lang']} | {record['seed']} | {metric} | {record['metrics'][metric]:.3f} | "
+            f"{low:.3f} – {high:.3f} | {record['test_size']} |"
+        )
+    parsed.text = parsed.text.rstrip() + "\n" + "\n".join(lines) + "\n"
+    return str(parsed)
+
+
+def _write(
+    folder: Path, step: Any, title: str, languages: list[str], role: str, how: Mapping[str, str], summary: Mapping[str, Any]
+) -> None:  # fmt: skip
+    base = step.backbone.name
+    library = step.method.library
+    size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    trained = {"Trained parameters": f"{summary['trainable_parameters']:,}"} if "trainable_parameters" in summary else {}
+    table = {"Base model": f"`{base}`", **trained, "Size": f"{size / 1e6:.2f} MB", **how}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names of base models that are not on the hub
+        header = ModelCardData(
+            base_model=base, language=languages, library_name=library or "xlt", tags=["xlt", role, step.method.name]
+        ).to_yaml()
+    lines = ["---", header, "---", "", f"# {title}", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in table.items()]
+    if role == "language-module":
+        lines += ["", "## Use it with xlt", "", "```bash", f"python run.py {step.backbone.override} language.path={HERE} lang={languages[0]}", "```"]
+    if library:
+        load = _LOADING[library].format(base=base, here=HERE, name=NAME)
+        lines += ["", f"## Use it with {library}", "", "```python", load, "```"]
+    (folder / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
