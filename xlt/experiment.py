@@ -241,7 +241,9 @@ class Experiment:
         """The task's part."""
         return self.task.draw(self, language)
 
-    def task_module(self, language_module: LanguageModuleStep | ReadyMadeModuleStep | None, examples: ExamplesStep) -> TaskModuleStep:
+    def task_module(
+        self, language_module: LanguageModuleStep | ReadyMadeModuleStep | None, examples: ExamplesStep
+    ) -> TaskModuleStep:
         """A task module on top of a language module."""
         return TaskModuleStep(
             self.task_method, self.task, self.backbone(), language_module, examples, self.train.task, self.settings.seed

@@ -17,9 +17,10 @@ from transformers.activations import ACT2FN
 from xlt.backbones.backbone import Backbone
 from xlt.errors import UserError, suggest
 from xlt.methods.checkpoints import (
-    ADAPTERHUB_ACTIVATIONS,
     HEAD_CONFIG,
     NAME,
+    activation_named,
+    adapterhub_activation,
     check_fits,
     fill,
     read_description,
@@ -68,8 +69,7 @@ class LabelHead(nn.Module):
         """
         numbers = {label: number for number, label in enumerate(labels)}
         config = {"head_type": self.kind, "num_labels": len(labels), "label2id": numbers, **self.adapterhub_config(backbone)}
-        names = {ours: theirs for theirs, ours in ADAPTERHUB_ACTIVATIONS.items()}
-        config["activation_function"] = names.get(config["activation_function"], config["activation_function"])
+        config["activation_function"] = adapterhub_activation(config["activation_function"])
         tensors = {key.removeprefix("layers."): tensor for key, tensor in self.state_dict().items()}
         write_head(tensors, backbone, config, folder, name)
 
@@ -195,10 +195,7 @@ def _build(config: Mapping[str, Any], backbone: Backbone) -> Head:
         )
     if config.get("use_pooler"):
         raise UserError("xlt has no heads that read the model's pooler (use_pooler=true).")
-    activation = config.get("activation_function")
-    activation = activation and ADAPTERHUB_ACTIVATIONS.get(activation.lower(), activation.lower())
-    if activation and activation not in ACT2FN:
-        raise UserError(f"xlt does not know the activation {activation}. {suggest(activation, ACT2FN, 'activations')}")
+    activation = config.get("activation_function") and activation_named(config["activation_function"])
     if kind in _LANGUAGE_HEADS:
         return LanguageHead(
             model.hidden_size, config.get("embedding_size") or model.hidden_size, config["vocab_size"], config["layers"],

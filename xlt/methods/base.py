@@ -21,6 +21,7 @@ from xlt.backbones.backbone import Backbone
 from xlt.backbones.composition import Branch, Composable
 from xlt.backbones.sites import Norm, Site
 from xlt.config import setting
+from xlt.errors import UserError
 from xlt.languages import Language
 
 if TYPE_CHECKING:
@@ -94,6 +95,28 @@ class Module(Composable):
 
     def compose(self, branches: Sequence[Branch]) -> None:
         """Called when a composition comes into force, for what a module does elsewhere than at sites."""
+
+
+def kept_layers(backbone: Backbone, leave_out: Sequence[int]) -> list[int]:
+    """The layers that a module acts in.
+
+    Args:
+        leave_out: the others, counted from 0, or from the end with -1.
+
+    Raises:
+        UserError: it names a layer that the backbone does not have.
+    """
+    count = len(backbone.layers)
+    if any(layer not in range(-count, count) for layer in leave_out):
+        raise UserError(f"method.leave_out={list(leave_out)}: the backbone's layers are 0 to {count - 1}.")
+    left_out = {layer % count for layer in leave_out}
+    return [layer for layer in range(count) if layer not in left_out]
+
+
+def left_out_keys(backbone: Backbone, leave_out: Sequence[int]) -> tuple[str, ...]:
+    """What the names of tensors begin with that a file may hold and a module with `leave_out` does not use."""
+    left_out = set(range(len(backbone.layers))) - set(kept_layers(backbone, leave_out))
+    return tuple(f"{backbone.layer_key(layer)}." for layer in left_out)
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,14 @@ from xlt.backbones.backbone import Backbone
 from xlt.backbones.composition import Branch
 from xlt.backbones.sites import Norm, Site
 from xlt.config import setting
-from xlt.errors import UserError, suggest
-from xlt.methods.base import Method, Module
-from xlt.methods.checkpoints import ADAPTERHUB_ACTIVATIONS, NAME, fill, read_tensors, write_tensors
+from xlt.errors import UserError
+from xlt.methods.base import Method, Module, kept_layers, left_out_keys
+from xlt.methods.checkpoints import ACTIVATIONS, NAME, activation_named, adapterhub_activation, fill, read_tensors, write_tensors
 from xlt.methods.invertible import InvertibleAdapter
 
 _INVERTIBLE = "invertible_adapters"  # their name below the embeddings
 ADAPTERHUB_PLACES = {"attention": "mh_adapter", "cross_attention": "cross_adapter", "output": "output_adapter"}
 _ADAPTERHUB_SCALINGS = {"learned": "scalar", "channel": "channel"}
-_ACTIVATIONS = tuple(sorted(ACT2FN.keys() - {"prelu", "xielu"}))  # those two have parameters of their own
 _ADAPTERHUB_INITIALISATIONS = {"bert": "normal", "mam_adapter": "zero_up", "houlsby": "truncated"}
 
 
@@ -73,7 +72,7 @@ class Bottleneck(Method):
     places: list[str] = setting(["output"], one_of=tuple(ADAPTERHUB_PLACES), neutral=True)
     reduction_factor: float = setting(16.0, above=0)
     layer_reduction_factors: dict[str, float] = setting({}, neutral=True)
-    activation: str = setting("relu", one_of=_ACTIVATIONS)
+    activation: str = setting("relu", one_of=ACTIVATIONS)
     invertible: bool = setting(False)
     invertible_reduction_factor: int = setting(2, at_least=1)
     inverse_at_head: bool = setting(True, neutral=True)
@@ -119,7 +118,7 @@ class Bottleneck(Method):
         there = any(name.startswith(f"{backbone.anatomy.invertible_key}.") for name in stored)
         with_invertible = self.invertible and (there or not backbone.modules)  # one that is never in use was not stored
         module = BottleneckModule(self, backbone, with_invertible)
-        fill(module.parameters(), stored, folder, unused=self.left_out_keys(backbone))
+        fill(module.parameters(), stored, folder, unused=left_out_keys(backbone, self.leave_out))
         module.freeze()
         return module
 
@@ -139,10 +138,6 @@ class Bottleneck(Method):
             raise UserError(f"The config of a bottleneck adapter has to say its {' and its '.join(missing)}; this one does not.")
         factors = config["reduction_factor"]
         factors = dict(factors) if isinstance(factors, Mapping) else {"default": factors}
-        activation = str(config["non_linearity"]).lower()
-        activation = ADAPTERHUB_ACTIVATIONS.get(activation, activation)
-        if activation not in _ACTIVATIONS:
-            raise UserError(f"xlt does not know the activation {activation}. {suggest(activation, _ACTIVATIONS, 'activations')}")
         scaling = config.get("scaling", 1.0)
         if isinstance(scaling, str) and scaling not in _ADAPTERHUB_SCALINGS:
             raise UserError(f"xlt does not compute adapters with scaling={scaling}. It knows {', '.join(_ADAPTERHUB_SCALINGS)}.")
@@ -152,7 +147,7 @@ class Bottleneck(Method):
             places=[place for place, key in ADAPTERHUB_PLACES.items() if config.get(key)],
             reduction_factor=float(factors.pop("default", 1.0)),
             layer_reduction_factors={str(layer): float(factor) for layer, factor in factors.items()},
-            activation=activation,
+            activation=activation_named(config["non_linearity"]),
             invertible=config.get("inv_adapter") is not None,
             invertible_reduction_factor=int(config.get("inv_adapter_reduction_factor") or 2),
             inverse_at_head=config.get("inverse_at_head", True),
@@ -177,41 +172,21 @@ class Bottleneck(Method):
         scaling = {"no": float(self.scaling), "scalar": "learned", "channel": "channel"}[self.learned_scaling]
         factors = {**self.layer_reduction_factors, "default": self.reduction_factor}
         initialisations = {ours: theirs for theirs, ours in _ADAPTERHUB_INITIALISATIONS.items()}
-        activations = {ours: theirs for theirs, ours in ADAPTERHUB_ACTIVATIONS.items()}
-        left_out = sorted(set(range(len(backbone.layers))) - set(self.layers(backbone)))  # AdapterHub does not count from the end
+        kept = kept_layers(backbone, self.leave_out)
         return {
             **{key: place in self.places for place, key in ADAPTERHUB_PLACES.items()},
             "reduction_factor": factors if self.layer_reduction_factors else self.reduction_factor,
-            "non_linearity": activations.get(self.activation, self.activation),
+            "non_linearity": adapterhub_activation(self.activation),
             "inv_adapter": "nice" if with_invertible else None,
             "inv_adapter_reduction_factor": self.invertible_reduction_factor if with_invertible else None,
-            "leave_out": left_out, "original_ln_before": self.reads_norm, "original_ln_after": self.final_norm,
+            # AdapterHub does not count from the end.
+            "leave_out": [layer for layer in range(len(backbone.layers)) if layer not in kept], "original_ln_before": self.reads_norm, "original_ln_after": self.final_norm,
             "residual_before_ln": {"hidden": True, "input": False, "sum": "post_add"}[self.residual],
             "is_parallel": self.parallel, "scaling": scaling, "use_gating": self.gated, "ln_before": self.norm_before,
             "ln_after": self.norm_after, "adapter_residual_before_ln": self.residual_before_norm_after, "dropout": self.dropout,
             "init_weights": initialisations[self.initialisation], "inverse_at_head": self.inverse_at_head,
             "gate_over_padding": self.gate_over_padding,
         }  # fmt: skip
-
-    def layers(self, backbone: Backbone) -> list[int]:
-        """The layers that have adapters.
-
-        Raises:
-            UserError: `leave_out` or `layer_reduction_factors` names a layer that the backbone does not have.
-        """
-        count = len(backbone.layers)
-        named = [*self.leave_out, *(int(layer) for layer in self.layer_reduction_factors)]
-        if any(layer not in range(-count, count) for layer in named):
-            raise UserError(
-                f"method.leave_out={list(self.leave_out)}, method.layer_reduction_factors={dict(self.layer_reduction_factors)}: "
-                f"the backbone's layers are 0 to {count - 1}."
-            )
-        left_out = {layer % count for layer in self.leave_out}
-        return [layer for layer in range(count) if layer not in left_out]
-
-    def left_out_keys(self, backbone: Backbone) -> tuple[str, ...]:
-        """What the names of tensors begin with that a file may hold and the module does not use."""
-        return tuple(f"{backbone.layer_key(layer)}." for layer in set(range(len(backbone.layers))) - set(self.layers(backbone)))
 
 
 class BottleneckAdapter(nn.Module):
@@ -279,7 +254,7 @@ class BottleneckModule(Module):
     _rows: Sequence[bool] = ()  # of each branch, whether its embeddings go through the invertible adapter
 
     def __init__(self, method: Bottleneck, backbone: Backbone, with_invertible: bool) -> None:
-        layers = method.layers(backbone)
+        layers = kept_layers(backbone, method.leave_out)
         _check(method, backbone)
         super().__init__(backbone)
         self.method = method
@@ -392,6 +367,12 @@ def _check(method: Bottleneck, backbone: Backbone) -> None:
         raise UserError(
             "method.gated=true looks at all positions of a text, also at those that a decoder is to predict. "
             "Use it with an encoder."
+        )
+    strange = [layer for layer in method.layer_reduction_factors if int(layer) >= len(backbone.layers)]
+    if strange:
+        last = len(backbone.layers) - 1
+        raise UserError(
+            f"method.layer_reduction_factors={dict(method.layer_reduction_factors)}: the backbone's layers are 0 to {last}."
         )
     if not method.final_norm and not all(known[place].site.can_leave_out_norm for place in method.places if place in known):
         raise UserError(

@@ -19,14 +19,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers.activations import ACT2FN
 
 from xlt.backbones.backbone import Backbone
-from xlt.errors import UserError
+from xlt.errors import UserError, suggest
 
 NAME = "xlt"  # of our modules inside their files
 CONFIG, FUSION_CONFIG, HEAD_CONFIG = "adapter_config.json", "adapter_fusion_config.json", "head_config.json"
 VERSION = "adapters.1.3.0"  # the library whose format is written
-ADAPTERHUB_ACTIVATIONS = {"leakyrelu": "leaky_relu"}  # its names that are not transformers'
+ACTIVATIONS = tuple(sorted(ACT2FN.keys() - {"prelu", "xielu"}))  # those two have parameters of their own
+_ADAPTERHUB_ACTIVATIONS = {"leakyrelu": "leaky_relu"}  # its names that are not transformers'
 _FILES = {"adapter": ("adapter.safetensors", "pytorch_adapter.bin")}
 _FILES["fusion"] = ("model_adapter_fusion.safetensors", "pytorch_model_adapter_fusion.bin")
 _FILES["head"] = ("model_head.safetensors", "pytorch_model_head.bin")
@@ -36,6 +38,23 @@ _OLD_NAMES = {  # of adapter-transformers 1.x
     "attention_text_task_adapters": "adapters", "invertible_lang_adapters": "invertible_adapters",
 }  # fmt: skip
 _HOLDERS = "adapters|invertible_adapters|loras|prefix_tunings|adapter_fusion_layer"  # the module's name stands behind these
+
+
+def activation_named(name: str) -> str:
+    """transformers' name of an activation that an AdapterHub file names.
+
+    Raises:
+        UserError: there is no such activation.
+    """
+    activation = _ADAPTERHUB_ACTIVATIONS.get(str(name).lower(), str(name).lower())
+    if activation not in ACTIVATIONS:
+        raise UserError(f"xlt does not know the activation {name}. {suggest(activation, ACTIVATIONS, 'activations')}")
+    return activation
+
+
+def adapterhub_activation(activation: str) -> str:
+    """The other way round."""
+    return next((theirs for theirs, ours in _ADAPTERHUB_ACTIVATIONS.items() if ours == activation), activation)
 
 
 def read_description(folder: Path, name: str = CONFIG) -> dict[str, Any]:

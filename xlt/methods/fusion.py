@@ -80,7 +80,7 @@ class Fusion(Method):
         if len(self.members) < 2:
             raise UserError(
                 f"method=fusion needs at least two members, found {list(self.members)}. For example: "
-                "'method.members=[\"data=glotcc\",\"lang=ar method=seq_bn\"]'."
+                '\'method.members=["data=glotcc","lang=ar method=seq_bn"]\'.'
             )
         members = [experiment.member(choices, language) for choices in self.members]
         tokens = [experiment.tokens(language)] if self.trained_on == "text" else []

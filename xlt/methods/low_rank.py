@@ -30,7 +30,7 @@ from xlt.backbones.composition import Branch
 from xlt.backbones.sites import Site
 from xlt.config import setting
 from xlt.errors import UserError, suggest
-from xlt.methods.base import Method, Module
+from xlt.methods.base import Method, Module, kept_layers, left_out_keys
 from xlt.methods.checkpoints import CONFIG, fill, read_description, read_file, read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class PeftMethod(Method):
         stored = self._read(backbone, folder)
         method = self if self.targets else self._as_stored(stored, backbone, folder)
         module = PeftModule(method, backbone)
-        fill(module.parameters(), stored, folder, unused=method._left_out_keys(backbone))
+        fill(module.parameters(), stored, folder, unused=left_out_keys(backbone, method.leave_out))
         module.freeze()
         return module
 
@@ -106,7 +106,7 @@ class PeftMethod(Method):
             UserError: the backbone has no such map, or no such layer as `leave_out` names, or nothing is left.
         """
         paths = self._paths(backbone, self.targets)
-        linears = [(layer, path) for layer in self._layers(backbone) for path in paths]
+        linears = [(layer, path) for layer in kept_layers(backbone, self.leave_out) for path in paths]
         if not linears:
             raise UserError(
                 f"method.targets={list(self.targets)}, method.leave_out={list(self.leave_out)}: no linear map is left to change."
@@ -145,17 +145,6 @@ class PeftMethod(Method):
                     f"{suggest(target, known, 'linear maps here')}"
                 )
         return list(dict.fromkeys(known[target] for target in targets))
-
-    def _layers(self, backbone: Backbone) -> list[int]:
-        count = len(backbone.layers)
-        if any(layer not in range(-count, count) for layer in self.leave_out):
-            raise UserError(f"method.leave_out={list(self.leave_out)}: the backbone's layers are 0 to {count - 1}.")
-        left_out = {layer % count for layer in self.leave_out}
-        return [layer for layer in range(count) if layer not in left_out]
-
-    def _left_out_keys(self, backbone: Backbone) -> tuple[str, ...]:
-        left_out = set(range(len(backbone.layers))) - set(self._layers(backbone))
-        return tuple(f"{backbone.layer_key(layer)}." for layer in left_out)
 
     def _read(self, backbone: Backbone, folder: Path) -> dict[str, torch.Tensor]:
         """The tensors of a folder of PEFT or AdapterHub, by our names."""
@@ -208,7 +197,7 @@ class PeftMethod(Method):
             "selfattn_lora": any(path in matrices for path in paths),
             "attn_matrices": [letter for path, letter in matrices.items() if path in paths],
             "intermediate_lora": intermediate in paths, "output_lora": output in paths,
-            "leave_out": sorted(set(range(len(backbone.layers))) - set(self._layers(backbone))),
+            "leave_out": sorted(set(range(len(backbone.layers))) - set(kept_layers(backbone, self.leave_out))),
         }  # fmt: skip
 
 

@@ -20,14 +20,13 @@ from xlt.backbones.attention import Prefix, PrefixPool
 from xlt.backbones.backbone import Backbone
 from xlt.backbones.composition import Branch
 from xlt.config import setting
-from xlt.errors import UserError, suggest
-from xlt.methods.base import Method, Module
-from xlt.methods.checkpoints import ADAPTERHUB_ACTIVATIONS, fill, read_tensors, write_tensors
+from xlt.errors import UserError
+from xlt.methods.base import Method, Module, kept_layers
+from xlt.methods.checkpoints import ACTIVATIONS, activation_named, fill, read_tensors, write_tensors
 
 _KEY = "prefix_tuning.prefix_tunings"  # what the tensors' names begin with
 _STACKS = ("encoder_prefix", "self_prefix")  # AdapterHub's names: of an encoder that a decoder reads, and of all other layers
 _STACKS_OF = {"distilbert": ("self",)}
-_ACTIVATIONS = tuple(sorted(ACT2FN.keys() - {"prelu", "xielu"}))  # those two have parameters of their own
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class PrefixTuning(Method):
 
     prefix_length: int = setting(30, at_least=1)
     bottleneck_size: int = setting(512, at_least=1)
-    activation: str = setting("tanh", one_of=_ACTIVATIONS)
+    activation: str = setting("tanh", one_of=ACTIVATIONS)
     flat: bool = setting(False)
     dropout: float = setting(0.0, at_least=0, at_most=1)
     leave_out: list[int] = setting([])
@@ -73,14 +72,11 @@ class PrefixTuning(Method):
         Raises:
             UserError: `leave_out` names a layer that the backbone does not have.
         """
-        count = len(backbone.layers)
-        if any(layer not in range(-count, count) for layer in self.leave_out):
-            raise UserError(f"method.leave_out={list(self.leave_out)}: the backbone's layers are 0 to {count - 1}.")
-        left_out = {layer % count for layer in self.leave_out}
+        kept = kept_layers(backbone, self.leave_out)
         result, first = {}, 0
         for name, path in zip(_stack_names(backbone), backbone.anatomy.layers, strict=True):
             behind = first + len(backbone.encoder.get_submodule(path))
-            result[name] = [layer for layer in range(first, behind) if layer not in left_out]
+            result[name] = [layer for layer in kept if first <= layer < behind]
             first = behind
         return result
 
@@ -93,15 +89,11 @@ class PrefixTuning(Method):
         """
         if config.get("use_gating"):
             raise UserError("xlt does not compute prefixes with a gate (use_gating=true).")
-        activation = str(config.get("non_linearity", "tanh")).lower()
-        activation = ADAPTERHUB_ACTIVATIONS.get(activation, activation)
-        if activation not in _ACTIVATIONS:
-            raise UserError(f"xlt does not know the activation {activation}. {suggest(activation, _ACTIVATIONS, 'activations')}")
         return cls(
             name="adapterhub",
             prefix_length=config.get("prefix_length", 30),
             bottleneck_size=config.get("bottleneck_size", 512),
-            activation=activation,
+            activation=activation_named(config.get("non_linearity", "tanh")),
             flat=config.get("flat", False),
             dropout=float(config.get("dropout", 0.0)),
             leave_out=[int(layer) for layer in config.get("leave_out") or [] if layer >= 0],  # AdapterHub passes over the others

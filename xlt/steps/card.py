@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 CARD = "README.md"
 HERE = "FOLDER"  # stands in a card for where the module lies
 _LOADING = {
-    "adapters": '''import adapters
+    "adapters": """import adapters
 model = adapters.AutoAdapterModel.from_pretrained("{base}")
 model.load_adapter("{here}", use_safetensors=True)
-model.set_active_adapters("{name}")''',
-    "peft": '''import peft, transformers
+model.set_active_adapters("{name}")""",
+    "peft": """import peft, transformers
 model = transformers.AutoModel.from_pretrained("{base}")
-model = peft.PeftModel.from_pretrained(model, "{here}")''',
-    "transformers": '''import transformers
-model = transformers.AutoModel.from_pretrained("{here}")''',
+model = peft.PeftModel.from_pretrained(model, "{here}")""",
+    "transformers": """import transformers
+model = transformers.AutoModel.from_pretrained("{here}")""",
 }
 
 
@@ -107,7 +107,14 @@ def _write(
     lines = ["---", header, "---", "", f"# {title}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in table.items()]
     if role == "language-module":
-        lines += ["", "## Use it with xlt", "", "```bash", f"python run.py {step.backbone.override} language.path={HERE} lang={languages[0]}", "```"]
+        lines += [
+            "",
+            "## Use it with xlt",
+            "",
+            "```bash",
+            f"python run.py {step.backbone.override} language.path={HERE} lang={languages[0]}",
+            "```",
+        ]
     if library:
         load = _LOADING[library].format(base=base, here=HERE, name=NAME)
         lines += ["", f"## Use it with {library}", "", "```python", load, "```"]
