@@ -36,10 +36,10 @@ from transformers.utils.logging import disable_progress_bar
 from xlt import cli
 from xlt.backbones.anatomy import anatomy_of
 from xlt.backbones.backbone import Backbone, config_from_shape
+from xlt.backbones.checkpoints import FUSION_CONFIG, read_description
 from xlt.config import build
 from xlt.errors import UserError
 from xlt.methods.base import Method, Module
-from xlt.methods.checkpoints import FUSION_CONFIG, read_description
 from xlt.methods.formats import method_of_folder
 from xlt.methods.fusion import Fusion
 from xlt.methods.low_rank import PeftModule

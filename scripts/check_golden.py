@@ -40,6 +40,7 @@ from torch.nn.functional import cross_entropy
 
 from xlt.backbones.anatomy import anatomy_of
 from xlt.backbones.backbone import Backbone
+from xlt.backbones.checkpoints import FUSION_CONFIG, HEAD_CONFIG, named_as_stored, read_description
 from xlt.backbones.composition import Average, Composable, Parallel, Stack
 from xlt.backbones.heads import ClassificationHead, Head, LanguageHead, QuestionAnsweringHead, load_head
 from xlt.backbones.sites import Site
@@ -47,7 +48,6 @@ from xlt.errors import UserError, suggest
 from xlt.methods.averaging import average_parameters
 from xlt.methods.base import Module
 from xlt.methods.bottleneck import ADAPTERHUB_PLACES, Bottleneck
-from xlt.methods.checkpoints import FUSION_CONFIG, HEAD_CONFIG, named_as_stored, read_description
 from xlt.methods.formats import method_of_folder
 from xlt.methods.fusion import Fusion, FusionModule
 from xlt.methods.low_rank import IA3, PeftModule

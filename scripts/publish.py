@@ -98,7 +98,9 @@ def push(folder: Path, hub_id: str, private: bool) -> None:
         hub.create_repo(hub_id, private=private, exist_ok=True)
         print(hub.upload_folder(repo_id=hub_id, folder_path=folder))
     except Exception as error:
-        raise UserError(f"{hub_id} could not be uploaded ({error}). The files are in {folder}; `hf auth login` logs you in.") from error
+        raise UserError(
+            f"{hub_id} could not be uploaded ({error}). The files are in {folder}; `hf auth login` logs you in."
+        ) from error
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
 from xlt.backbones.backbone import Backbone
+from xlt.backbones.checkpoints import named_as_stored, read_description
 from xlt.errors import UserError
 from xlt.methods.averaging import average_parameters
 from xlt.methods.bottleneck import Bottleneck, BottleneckModule
-from xlt.methods.checkpoints import named_as_stored, read_description
 from xlt.random import generator
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "check_golden.py"

@@ -29,7 +29,7 @@ _MODEL_FILES = (
 )  # fmt: skip
 _MODULE_FILES = (
     "adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin", "adapter_model.safetensors", "head_config.json",
-    "model_head.safetensors", "pytorch_model_head.bin",
+    "model_head.safetensors", "pytorch_model_head.bin", "backbone.json",
 )  # fmt: skip
 
 

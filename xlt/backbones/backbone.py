@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -99,6 +101,12 @@ class Backbone:
     @property
     def config(self) -> PretrainedConfig:
         return self.model.config
+
+    @property
+    def vocabulary(self) -> str:
+        """The hash of the tokenizer's pieces and their numbers."""
+        pieces = json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
+        return hashlib.sha256(pieces.encode()).hexdigest()[:16]
 
     @property
     def layers(self) -> list[nn.Module]:

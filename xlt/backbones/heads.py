@@ -15,8 +15,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from xlt.backbones.backbone import Backbone
-from xlt.errors import UserError, suggest
-from xlt.methods.checkpoints import (
+from xlt.backbones.checkpoints import (
     HEAD_CONFIG,
     NAME,
     activation_named,
@@ -27,6 +26,7 @@ from xlt.methods.checkpoints import (
     read_file,
     write_head,
 )
+from xlt.errors import UserError, suggest
 
 
 class LabelHead(nn.Module):

@@ -22,12 +22,20 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from xlt.backbones.backbone import Backbone
+from xlt.backbones.checkpoints import (
+    ACTIVATIONS,
+    NAME,
+    activation_named,
+    adapterhub_activation,
+    fill,
+    read_tensors,
+    write_tensors,
+)
 from xlt.backbones.composition import Branch
 from xlt.backbones.sites import Norm, Site
 from xlt.config import setting
 from xlt.errors import UserError
 from xlt.methods.base import Method, Module, kept_layers, left_out_keys
-from xlt.methods.checkpoints import ACTIVATIONS, NAME, activation_named, adapterhub_activation, fill, read_tensors, write_tensors
 from xlt.methods.invertible import InvertibleAdapter
 
 _INVERTIBLE = "invertible_adapters"  # their name below the embeddings
@@ -179,8 +187,8 @@ class Bottleneck(Method):
             "non_linearity": adapterhub_activation(self.activation),
             "inv_adapter": "nice" if with_invertible else None,
             "inv_adapter_reduction_factor": self.invertible_reduction_factor if with_invertible else None,
-            # AdapterHub does not count from the end.
-            "leave_out": [layer for layer in range(len(backbone.layers)) if layer not in kept], "original_ln_before": self.reads_norm, "original_ln_after": self.final_norm,
+            "leave_out": sorted(set(range(len(backbone.layers))).difference(kept)),  # AdapterHub does not count from the end
+            "original_ln_before": self.reads_norm, "original_ln_after": self.final_norm,
             "residual_before_ln": {"hidden": True, "input": False, "sum": "post_add"}[self.residual],
             "is_parallel": self.parallel, "scaling": scaling, "use_gating": self.gated, "ln_before": self.norm_before,
             "ln_after": self.norm_after, "adapter_residual_before_ln": self.residual_before_norm_after, "dropout": self.dropout,

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from xlt.backbones.checkpoints import read_description, read_file
 from xlt.errors import UserError, suggest
 from xlt.methods.base import Method
 from xlt.methods.bottleneck import Bottleneck
-from xlt.methods.checkpoints import read_description, read_file
 from xlt.methods.low_rank import IA3, LoRA, from_adapterhub
 from xlt.methods.prefix_tuning import PrefixTuning
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from xlt.backbones.backbone import Backbone
+from xlt.backbones.checkpoints import VERSION, fill, read_description, read_tensors, write_tensors
 from xlt.backbones.composition import Branch
 from xlt.backbones.sites import Norm, Site
 from xlt.config import setting
@@ -19,7 +20,6 @@ from xlt.errors import UserError
 from xlt.languages import Language
 from xlt.methods.base import Method, Module
 from xlt.methods.bottleneck import BottleneckModule
-from xlt.methods.checkpoints import VERSION, fill, read_description, read_tensors, write_tensors
 from xlt.methods.formats import method_of_folder
 
 if TYPE_CHECKING:

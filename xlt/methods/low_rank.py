@@ -26,12 +26,12 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from xlt.backbones.backbone import Backbone
+from xlt.backbones.checkpoints import CONFIG, fill, read_description, read_file, read_tensors, write_tensors
 from xlt.backbones.composition import Branch
 from xlt.backbones.sites import Site
 from xlt.config import setting
 from xlt.errors import UserError, suggest
 from xlt.methods.base import Method, Module, kept_layers, left_out_keys
-from xlt.methods.checkpoints import CONFIG, fill, read_description, read_file, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from peft import PeftConfig

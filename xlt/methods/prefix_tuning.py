@@ -18,11 +18,11 @@ from transformers.activations import ACT2FN
 
 from xlt.backbones.attention import Prefix, PrefixPool
 from xlt.backbones.backbone import Backbone
+from xlt.backbones.checkpoints import ACTIVATIONS, activation_named, fill, read_tensors, write_tensors
 from xlt.backbones.composition import Branch
 from xlt.config import setting
 from xlt.errors import UserError
 from xlt.methods.base import Method, Module, kept_layers
-from xlt.methods.checkpoints import ACTIVATIONS, activation_named, fill, read_tensors, write_tensors
 
 _KEY = "prefix_tuning.prefix_tunings"  # what the tensors' names begin with
 _STACKS = ("encoder_prefix", "self_prefix")  # AdapterHub's names: of an encoder that a decoder reads, and of all other layers

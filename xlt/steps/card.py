@@ -3,6 +3,7 @@ the hub reads (a YAML header, then Markdown)."""
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from xlt.methods.checkpoints import NAME
+from xlt.backbones.checkpoints import CONFIG, NAME
 
 if TYPE_CHECKING:
     from xlt.steps.language_module import LanguageModuleStep
@@ -24,7 +25,7 @@ model = adapters.AutoAdapterModel.from_pretrained("{base}")
 model.load_adapter("{here}", use_safetensors=True)
 model.set_active_adapters("{name}")""",
     "peft": """import peft, transformers
-model = transformers.AutoModel.from_pretrained("{base}")
+model = transformers.{model_class}.from_pretrained("{base}")
 model = peft.PeftModel.from_pretrained(model, "{here}")""",
     "transformers": """import transformers
 model = transformers.AutoModel.from_pretrained("{here}")""",
@@ -116,6 +117,7 @@ def _write(
             "```",
         ]
     if library:
-        load = _LOADING[library].format(base=base, here=HERE, name=NAME)
+        model_class = json.loads((folder / CONFIG).read_text())["auto_mapping"]["base_model_class"] if library == "peft" else ""
+        load = _LOADING[library].format(base=base, here=HERE, name=NAME, model_class=model_class)
         lines += ["", f"## Use it with {library}", "", "```python", load, "```"]
     (folder / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")

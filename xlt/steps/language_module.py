@@ -3,6 +3,8 @@ learnt elsewhere."""
 
 from __future__ import annotations
 
+import json
+import logging
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any, ClassVar
 
 from xlt.backbones.backbone import Backbone
 from xlt.config import identity
+from xlt.errors import UserError
 from xlt.hub import Hub, Source
 from xlt.languages import Language
 from xlt.methods.base import Method, Module
@@ -23,6 +26,9 @@ from xlt.steps.training import train_language_model
 from xlt.store import Artifact
 from xlt.training.settings import LanguageTraining
 
+log = logging.getLogger("xlt")
+
+_BACKBONE = "backbone.json"  # which one a module was trained on
 WITH_TASK = "language_module"  # folder, in a task module's artifact, of a language module that was trained with it
 
 
@@ -32,7 +38,7 @@ class LanguageModuleStep(Step):
 
     A method may build on other modules, its members; where it has no tokens it begins as it is, to be trained with the task.
 
-    Files: the module in its method's format, `training.json`.
+    Files: the module in its method's format, `training.json`, `backbone.json`, a card.
     """
 
     kind: ClassVar[str] = "language_module"
@@ -71,6 +77,8 @@ class LanguageModuleStep(Step):
             seed = derive_seed(self.seed, "language module")
             train_language_model(bench, self.label, backbone, module.parameters(), folders, self.training, seed)
         module.save(bench.folder)
+        facts = {"fingerprint": self.backbone.fingerprint, "vocabulary": backbone.vocabulary}
+        (bench.folder / _BACKBONE).write_text(json.dumps(facts), encoding="utf-8")
         write_language_module_card(bench.folder, self, bench.summary)
 
     def attach(self, backbone: Backbone, artifact: Artifact) -> Module:
@@ -123,7 +131,20 @@ class ReadyMadeModuleStep(Step):
         return Artifact(self._folder(), manifest)
 
     def attach(self, backbone: Backbone, artifact: Artifact) -> Module:
-        """The module, attached and frozen."""
+        """The module, attached and frozen.
+
+        Raises:
+            UserError: it does not fit the backbone, or was trained with another vocabulary.
+        """
+        path = artifact.folder / _BACKBONE
+        facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}  # other libraries do not write it
+        if facts and facts["vocabulary"] != backbone.vocabulary:
+            raise UserError(
+                f"language.path={self.source.name} was trained with another vocabulary than {self.backbone.label} has: its pieces "
+                "mean other words here. Use the backbone that it was trained on; its card says which."
+            )
+        if facts and facts["fingerprint"] != self.backbone.fingerprint:
+            log.warning("%s was trained on other weights than those of %s", self.source.name, self.backbone.label)
         return self.method.load(backbone, artifact.folder)
 
     def build(self, bench: Workbench) -> None:
