@@ -99,7 +99,8 @@ def push(folder: Path, hub_id: str, private: bool) -> None:
         print(hub.upload_folder(repo_id=hub_id, folder_path=folder))
     except Exception as error:
         raise UserError(
-            f"{hub_id} could not be uploaded ({error}). The files are in {folder}; `hf auth login` logs you in."
+            f"{hub_id} could not be uploaded ({' '.join(str(error).split())}). The files are in {folder}; `hf auth login` logs "
+            "you in."
         ) from error
 
 

@@ -83,10 +83,10 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def save_tiny_model(folder: Path, kind: str = "bert", seed: int = 0) -> Path:
+def save_tiny_model(folder: Path, kind: str = "bert", seed: int = 0, **changes: object) -> Path:
     """A random model of one architecture with its tokenizer, as a folder."""
     torch.manual_seed(seed)
-    Backbone.new(tiny_config(kind), anatomy_of(kind)).save_pretrained(folder)
+    Backbone.new(tiny_config(kind, **changes), anatomy_of(kind)).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
 
@@ -171,16 +171,26 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def overrides(world: Path, tmp_path: Path) -> list[str]:
-    """A whole experiment that takes a second or two, with its own outputs."""
+def tiny_experiment(world: Path, outputs: Path) -> list[str]:
+    """A whole experiment that takes a second or two, as overrides.
+
+    Args:
+        world: the folder that the fixture of that name makes.
+        outputs: where everything goes.
+    """
     return [
         "model=hf", f"model.path={world}/models/bert", "data=text", f"data.path={world}/text/@lang.txt", "lang=mt",
         "task.name=topics", "task.data.id=tiny/topics", f"task.labels=[{','.join(LABELS)}]", f"paths.mirror={world}/mirror",
-        f"paths.outputs={tmp_path}/outputs", "train=quick", "train.language.length=32", "train.language.loop.steps=6",
+        f"paths.outputs={outputs}", "train=quick", "train.language.length=32", "train.language.loop.steps=6",
         "train.language.loop.batch_size=4", "train.language.loop.evaluate_every=3", "train.task.epochs=2",
         "train.task.batch_size=8", "device=cpu",
     ]  # fmt: skip
+
+
+@pytest.fixture
+def overrides(world: Path, tmp_path: Path) -> list[str]:
+    """The tiny experiment with outputs of its own."""
+    return tiny_experiment(world, tmp_path / "outputs")
 
 
 @pytest.fixture(scope="session")

@@ -97,7 +97,7 @@ class Predictor:
         """How a decoder with the language module, and without the task module, goes on after each prompt.
 
         Args:
-            prompts: beginnings of texts; all in one batch.
+            prompts: beginnings of texts; all in one batch. What an encoder-decoder reads is the whole text.
             options: of transformers' `generate` (`max_new_tokens`, `do_sample`, …).
 
         Raises:
@@ -108,13 +108,17 @@ class Predictor:
         end = backbone.tokenizer.eos_token_id
         if backbone.anatomy.objective == "causal":  # what a tokenizer puts at the end of a text would end it here
             rows = [row[:-1] if len(row) > 1 and row[-1] in (end, backbone.tokenizer.sep_token_id) else row for row in rows]
-        longest = max(map(len, rows), default=0)
-        pad = backbone.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=self._device)
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=self._device)
+        if not rows:
+            return []
+        # A decoder goes on behind the last token; an encoder counts its positions from the first.
+        side = "left" if backbone.anatomy.objective == "causal" else "right"
+        batch = backbone.tokenizer.pad({"input_ids": rows}, padding_side=side, return_tensors="pt").to(self._device)
         with torch.no_grad():
-            written = backbone.model.generate(input_ids=ids, attention_mask=mask, pad_token_id=pad, **options)
-        begins = longest if backbone.anatomy.objective == "causal" else 0
+            written = backbone.model.generate(
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
+                pad_token_id=backbone.tokenizer.pad_token_id, **options,
+            )  # fmt: skip
+        begins = batch["input_ids"].shape[1] if backbone.anatomy.objective == "causal" else 0
         return backbone.tokenizer.batch_decode(written[:, begins:], skip_special_tokens=True)
 
     @cached_property

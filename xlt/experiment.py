@@ -7,6 +7,7 @@ that theirs builds on. Everything that can be wrong with a configuration is foun
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from xlt.backbones.models import Model, PretrainedModel, ScratchModel
@@ -219,22 +221,32 @@ class Experiment:
         Raises:
             UserError: choices that cannot be, or a method without language modules.
         """
-        from xlt.cli import compose
+        from xlt.cli import compose, explain
 
         words = choices.split()
         named = {word.partition("=")[0] for word in words}
-        if "method" not in named:
-            words.append("method=seq_bn_inv")
-        config = compose([*words, *([] if "lang" in named else [f"lang={language.key}"])])
-        # What the choices do not name is as in this run; what they name comes whole from them.
-        changed = {word.partition("=")[0].partition(".")[0] for word in words}
-        merged = self.config.copy()
-        for key in (*(changed & set(config)), "lang"):
-            OmegaConf.update(merged, key, config[key], merge=False, force_add=True)
-        experiment = dataclasses.replace(Experiment.from_config(merged, self.hub.online), hub=self.hub)
-        step = experiment.language_module(experiment.language)
+        words += [] if "method" in named else ["method=seq_bn_inv"]
+        words += [] if "lang" in named else [f"lang={language.key}"]
+        # What is chosen comes whole from the choices, and a setting of what is not is one more setting of the run's own.
+        chosen = {word.partition("=")[0] for word in words if "." not in word.partition("=")[0]}
+        settings = [word for word in words if word.partition("=")[0].partition(".")[0] not in chosen]
+        try:
+            config = compose([word for word in words if word not in settings])
+            merged = self.config.copy()
+            for key in chosen & set(config):
+                OmegaConf.update(merged, key, config[key], merge=False, force_add=True)
+            for override in OverridesParser.create().parse_overrides(settings):
+                OmegaConf.update(merged, override.key_or_group, override.value(), force_add=True)
+            experiment = dataclasses.replace(Experiment.from_config(merged, self.hub.online), hub=self.hub)
+            step = experiment.language_module(experiment.language)
+        except Exception as error:
+            if (message := explain(error, words)) is None:
+                raise
+            raise UserError(f"The member {choices!r} cannot be: {message}") from error
         if step is None:
             raise UserError(f"The member {choices!r} has no language module: method={experiment.method.name} makes none.")
+        if step.backbone.fingerprint != self.backbone().fingerprint:
+            raise UserError(f"The member {choices!r} is for another backbone than the run's, {self.backbone().label}.")
         return step
 
     def examples(self, language: Language) -> ExamplesStep:
@@ -253,6 +265,14 @@ class Experiment:
 
     def pretrained_backbone_step(self, model: PretrainedModel) -> PretrainedBackboneStep:
         """A ready-made model, checked for an anatomy, weights and, if a language module is wanted, its head."""
+        if model.quantisation != "none" and importlib.util.find_spec("bitsandbytes") is None:
+            raise UserError(
+                f"model.quantisation={model.quantisation} needs the package bitsandbytes, which is not installed: "
+                "pip install 'xlt[quantised]'."
+            )
+        if model.quantisation == "4bit" and choose_device(self.settings).type == "cpu":
+            # On a CPU bitsandbytes repacks 4-bit weights in a pass without gradients, and has none for them afterwards.
+            raise UserError("model.quantisation=4bit needs a GPU. On a CPU take model.quantisation=8bit, or none.")
         source = self.hub.source(model.path, "model", model.revision)
         step = PretrainedBackboneStep(model, source, self.hub)
         _ = step.shape

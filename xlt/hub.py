@@ -28,8 +28,8 @@ _MODEL_FILES = (
     "added_tokens.json", "model.safetensors.index.json", "pytorch_model.bin.index.json", "generation_config.json",
 )  # fmt: skip
 _MODULE_FILES = (
-    "adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin", "adapter_model.safetensors", "head_config.json",
-    "model_head.safetensors", "pytorch_model_head.bin", "backbone.json",
+    "adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin", "adapter_model.safetensors", "adapter_model.bin",
+    "head_config.json", "model_head.safetensors", "pytorch_model_head.bin", "backbone.json",
 )  # fmt: skip
 
 

@@ -196,17 +196,18 @@ def command(overrides: list[str]) -> str:
 def _story(experiment: Experiment) -> dict[str, Any]:
     """The fields of the record that the configuration determines; axes that are not used are None."""
     module = experiment.evaluation.task_module.language_module
+    trained = module if module and not module.external else None
     settings = experiment.settings
     return {
         "model": experiment.model.label,
         "method": module.method.name if module else None,
         "task_method": experiment.task_method.name,
-        "data": experiment.data.name if module and not module.external else None,
+        "data": experiment.data.name if trained else None,
         "lang": experiment.language.key,
         "task": experiment.task.name,
         "transfer": experiment.transfer.name,
         "seed": settings.seed,
-        "language_seed": settings.language.seed if module else None,
+        "language_seed": settings.language.seed if trained else None,
         "store": str(store_folder(settings)),
         "config": OmegaConf.to_container(experiment.config, resolve=True),
     }

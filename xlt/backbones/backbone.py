@@ -18,6 +18,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PretrainedConfig,
 )
 
@@ -60,12 +61,13 @@ class Backbone:
         self._open_language_head()
 
     @classmethod
-    def open(cls, folder: Path, anatomy: str | None = None, language_head: bool = False) -> Backbone:
+    def open(cls, folder: Path, anatomy: str | None = None, language_head: bool = False, quantisation: str = "none") -> Backbone:
         """Load a model folder.
 
         Args:
             anatomy: see `anatomy_of`.
             language_head: whether the pretraining head is needed.
+            quantisation: `none`, `8bit` or `4bit` (bitsandbytes).
         """
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         parts = anatomy_of(config.model_type.replace("-", "_"), anatomy)
@@ -73,7 +75,7 @@ class Backbone:
         model_class: Any = _MODEL_CLASSES[parts.objective] if language_head else AutoModel
         model, report = model_class.from_pretrained(
             folder, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True,
-            **_without_pooler(parts, language_head),
+            **_without_pooler(parts, language_head), **_quantised(quantisation),
         )  # fmt: skip
         if report["missing_keys"]:
             raise UserError(
@@ -107,6 +109,11 @@ class Backbone:
         """The hash of the tokenizer's pieces and their numbers."""
         pieces = json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
         return hashlib.sha256(pieces.encode()).hexdigest()[:16]
+
+    @property
+    def quantised(self) -> bool:
+        """Whether weights are kept as small integers, which no training can change."""
+        return getattr(self.model, "is_quantized", False)
 
     @property
     def layers(self) -> list[nn.Module]:
@@ -264,6 +271,21 @@ def _named_once(part: nn.Module, encoder_prefix: str) -> dict[str, nn.Parameter]
     for name, parameter in named:
         names.setdefault(id(parameter), name)
     return {name: parameter for name, parameter in named if names[id(parameter)] == name}
+
+
+def _quantised(quantisation: str) -> dict[str, Any]:
+    if quantisation == "none":
+        return {}
+    if quantisation == "8bit":
+        config = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        config = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+        )
+    return {
+        "quantization_config": config,
+        "device_map": {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"},
+    }
 
 
 def config_from_shape(shape: Mapping[str, Any]) -> PretrainedConfig:

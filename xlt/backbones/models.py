@@ -53,11 +53,14 @@ class PretrainedModel(Model):
     Attributes:
         path: hub id or folder.
         revision: branch, tag or commit of the hub; None takes the newest and remembers it.
+        quantisation: `8bit` or `4bit` keep the linear maps' weights in that form, by bitsandbytes: 8-bit integers (Dettmers et
+            al. 2022), or 4-bit NF4 with double quantisation (QLoRA, Dettmers et al. 2023). They stay frozen.
         shape: `model_type` and sizes as in config.json, for planning where that file cannot be reached.
     """
 
     path: str = setting("???", identity=False)
     revision: str | None = setting(None, identity=False)
+    quantisation: str = setting("none", one_of=("none", "8bit", "4bit"), identity=False)
     shape: dict[str, Any] = field(default_factory=dict, metadata={"identity": False})
 
     @property

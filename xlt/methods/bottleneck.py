@@ -110,7 +110,10 @@ class Bottleneck(Method):
                 )
 
     def compatible_with(self, repository: str) -> Bottleneck:
-        return replace(self, inverse_at_head=False, gate_over_padding=True) if repository == "adapterhub" else self
+        if repository != "adapterhub":
+            return self
+        inverse_at_head = self.inverse_at_head and not self.invertible
+        return replace(self, inverse_at_head=inverse_at_head, gate_over_padding=self.gate_over_padding or self.gated)
 
     def create(self, backbone: Backbone, generator: torch.Generator, language_head: bool = False) -> BottleneckModule:
         # Below another module its own invertible adapter would never be in use.

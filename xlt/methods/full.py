@@ -22,6 +22,11 @@ class FullModule(Module):
     """
 
     def __init__(self, backbone: Backbone, part: nn.Module) -> None:
+        if backbone.quantised:
+            raise UserError(
+                "method=full changes every weight, which quantised ones cannot be (model.quantisation). Take the backbone "
+                "unquantised, or a method that leaves it frozen, such as method=lora."
+            )
         super().__init__(backbone)
         self._part = part
         self._own = backbone.own_parameters(part)

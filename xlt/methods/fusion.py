@@ -19,14 +19,14 @@ from xlt.config import setting
 from xlt.errors import UserError
 from xlt.languages import Language
 from xlt.methods.base import Method, Module
-from xlt.methods.bottleneck import BottleneckModule
+from xlt.methods.bottleneck import Bottleneck, BottleneckModule
 from xlt.methods.formats import method_of_folder
 
 if TYPE_CHECKING:
     from xlt.experiment import Experiment
     from xlt.steps.language_module import LanguageModuleStep
 
-_SETUP = "adapter_setup.json"
+SETUP = "adapter_setup.json"
 
 
 class FusionLayer(nn.Module):
@@ -66,7 +66,7 @@ class Fusion(Method):
 
     library: ClassVar[str | None] = "adapters"
 
-    members: list[str] = setting([])
+    members: list[str] = setting([], identity=False)  # what they are is told by their modules' fingerprints
     trained_on: str = setting("task", one_of=("task", "text", "nothing"))
     value: bool = setting(True)
     query_before_norm: bool = setting(False)
@@ -83,6 +83,13 @@ class Fusion(Method):
                 '\'method.members=["data=glotcc","lang=ar method=seq_bn"]\'.'
             )
         members = [experiment.member(choices, language) for choices in self.members]
+        for choices, member in zip(self.members, members, strict=True):
+            # What a module from the hub is of is known only when it is there.
+            if not member.external and not isinstance(member.method, Bottleneck):
+                raise UserError(
+                    f"The member {choices!r} cannot be fused: method={member.method.name} makes no bottleneck adapters. "
+                    "seq_bn, seq_bn_inv, madx2, double_seq_bn and par_bn do."
+                )
         tokens = [experiment.tokens(language)] if self.trained_on == "text" else []
         return experiment.language_module_step(self, language, tokens, members)
 
@@ -197,7 +204,7 @@ class FusionModule(Module):
         write_tensors(self.parameters(), self.backbone, config, folder / name, "fusion", name=name, adapter_names=names)
         children = [{"type": "single", "children": [member]} for member in names]
         setup = {"adapter_setup": {"type": "Fuse", "children": children}, "head_setup": None, "version": VERSION}
-        (folder / _SETUP).write_text(json.dumps(setup, indent=2), encoding="utf-8")
+        (folder / SETUP).write_text(json.dumps(setup, indent=2), encoding="utf-8")
 
     def remove(self) -> None:
         for where in self.layers:
@@ -235,8 +242,8 @@ class FusionModule(Module):
 
 
 def _members_of_setup(folder: Path) -> list[str]:
-    setup = read_description(folder, _SETUP).get("adapter_setup") or {}
+    setup = read_description(folder, SETUP).get("adapter_setup") or {}
     children = setup.get("children", [])
     if setup.get("type") != "Fuse" or any(child["type"] != "single" for child in children):
-        raise UserError(f"{folder / _SETUP} is not the setup of a fusion over adapters alone, which is what xlt reads.")
+        raise UserError(f"{folder / SETUP} is not the setup of a fusion over adapters alone, which is what xlt reads.")
     return [child["children"][0] for child in children]

@@ -88,7 +88,11 @@ class PretrainedBackboneStep(BackboneStep):
         return f"model=hf model.path={self.source.name}"
 
     def fields(self) -> dict[str, Any]:
-        return {"model": self.hub.model_identity(self.source), "anatomy": self.model.anatomy}
+        quantisation = {} if self.model.quantisation == "none" else {"quantisation": self.model.quantisation}
+        return {"model": self.hub.model_identity(self.source), "anatomy": self.model.anatomy, **quantisation}
+
+    def open(self, artifact: Artifact, language_head: bool = False) -> Backbone:
+        return Backbone.open(artifact.folder, self.model.anatomy, language_head, self.model.quantisation)
 
     @property
     def origin(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from xlt.backbones.checkpoints import CONFIG, NAME
+from xlt.methods.fusion import SETUP
 
 if TYPE_CHECKING:
     from xlt.steps.language_module import LanguageModuleStep
@@ -24,6 +25,9 @@ _LOADING = {
 model = adapters.AutoAdapterModel.from_pretrained("{base}")
 model.load_adapter("{here}", use_safetensors=True)
 model.set_active_adapters("{name}")""",
+    "adapters, several": """import adapters
+model = adapters.AutoAdapterModel.from_pretrained("{base}")
+model.load_adapter_setup("{here}", use_safetensors=True, set_active=True)""",
     "peft": """import peft, transformers
 model = transformers.{model_class}.from_pretrained("{base}")
 model = peft.PeftModel.from_pretrained(model, "{here}")""",
@@ -107,17 +111,15 @@ def _write(
         ).to_yaml()
     lines = ["---", header, "---", "", f"# {title}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in table.items()]
-    if role == "language-module":
-        lines += [
-            "",
-            "## Use it with xlt",
-            "",
-            "```bash",
-            f"python run.py {step.backbone.override} language.path={HERE} lang={languages[0]}",
-            "```",
-        ]
+    several = (folder / SETUP).is_file()
+    if role == "language-module" and not several:
+        whole = library == "transformers"  # a model of its own
+        choices = f"model=hf model.path={HERE} method=none" if whole else f"{step.backbone.override} language.path={HERE}"
+        lines += ["", "## Use it with xlt", "", "```bash", f"python run.py {choices} lang={languages[0]}", "```"]
     if library:
         model_class = json.loads((folder / CONFIG).read_text())["auto_mapping"]["base_model_class"] if library == "peft" else ""
-        load = _LOADING[library].format(base=base, here=HERE, name=NAME, model_class=model_class)
+        load = _LOADING[f"{library}, several" if several else library].format(
+            base=base, here=HERE, name=NAME, model_class=model_class
+        )
         lines += ["", f"## Use it with {library}", "", "```python", load, "```"]
     (folder / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -110,7 +110,10 @@ class ReadyMadeModuleStep(Step):
         return f"{self.backbone.label}-{self.source.label}-{self.language.key}"
 
     def fields(self) -> dict[str, Any]:
-        return {"module": self.hub.module_identity(self.source), "compat": self.compat}
+        # Asked only where it matters: the folder need not be here for a plan.
+        changes = self.compat != "none" and self._stored_method.compatible_with(self.compat) != self._stored_method
+        compat = {"compat": self.compat} if changes else {}
+        return {"module": self.hub.module_identity(self.source), **compat}
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -119,10 +122,14 @@ class ReadyMadeModuleStep(Step):
     def inputs(self) -> dict[str, Step]:
         return {"backbone": self.backbone}
 
-    @cached_property
+    @property
     def method(self) -> Method:
         """What the folder says that it holds."""
-        return replace(method_of_folder(self._folder()).compatible_with(self.compat), name=self.source.label)
+        return replace(self._stored_method.compatible_with(self.compat), name=self.source.label)
+
+    @cached_property
+    def _stored_method(self) -> Method:
+        return method_of_folder(self._folder())
 
     def locate(self) -> Artifact:
         """The module's folder as an artifact."""
@@ -140,8 +147,8 @@ class ReadyMadeModuleStep(Step):
         facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}  # other libraries do not write it
         if facts and facts["vocabulary"] != backbone.vocabulary:
             raise UserError(
-                f"language.path={self.source.name} was trained with another vocabulary than {self.backbone.label} has: its pieces "
-                "mean other words here. Use the backbone that it was trained on; its card says which."
+                f"language.path={self.source.name} was trained with another vocabulary than {self.backbone.label} has: its "
+                "pieces mean other words here. Use the backbone that it was trained on; its card says which."
             )
         if facts and facts["fingerprint"] != self.backbone.fingerprint:
             log.warning("%s was trained on other weights than those of %s", self.source.name, self.backbone.label)

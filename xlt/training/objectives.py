@@ -38,7 +38,8 @@ class Objective(Protocol):
 
 
 class LanguageModelling:
-    """Masked or causal language modelling on a token file, as the backbone was pretrained.
+    """Masked or causal language modelling on a token file, as the backbone was pretrained. An encoder-decoder reads the masked
+    text and writes the whole one (denoising; of BART's noises the masking alone, Lewis et al. 2020).
 
     Args:
         backbone: with its language head.
@@ -48,20 +49,27 @@ class LanguageModelling:
     def __init__(self, backbone: Backbone, settings: LanguageTraining) -> None:
         self.backbone = backbone
         self.settings = settings
-        self.masked = backbone.anatomy.objective == "masked"
+        self.objective = backbone.anatomy.objective
+        if self.objective != "causal" and backbone.tokenizer.mask_token_id is None:
+            raise UserError(
+                "The backbone's tokenizer has no mask token, so no text can be masked for it. Language modules need a model that "
+                "was pretrained on masked text, or a decoder."
+            )
         self._special = torch.tensor(sorted(backbone.tokenizer.all_special_ids))
         self._unknown = backbone.tokenizer.unk_token_id
-        self._begins_word = begins_word(backbone.tokenizer) if self.masked and settings.masking == "whole_words" else None
+        by_words = self.objective != "causal" and settings.masking == "whole_words"
+        self._begins_word = begins_word(backbone.tokenizer) if by_words else None
 
     def make(self, tokens: TokenFile, indices: Sequence[int], draw: torch.Generator) -> Batch:
-        """A batch: `input_ids`, `attention_mask`, `labels`, all [rows, length]."""
+        """A batch: `input_ids`, `attention_mask`, `labels`, for encoder-decoders `decoder_input_ids`, all [rows, length]."""
         rows = [tokens[index] for index in indices]
         multiple = 1 if self.settings.layout == "packed" else _LENGTH_STEP
         lengths = torch.tensor([len(row) for row in rows])
         ids = pad(rows, self.backbone.tokenizer.pad_token_id, multiple)
         attention = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-        if not self.masked:
-            return {"input_ids": ids, "attention_mask": attention, "labels": ids.masked_fill(attention == 0, IGNORED)}
+        whole = ids.masked_fill(attention == 0, IGNORED)
+        if self.objective == "causal":
+            return {"input_ids": ids, "attention_mask": attention, "labels": whole}
         special = torch.isin(ids, self._special) | (attention == 0)
         if self._unknown is not None:
             special &= (ids != self._unknown) | (attention == 0)
@@ -69,6 +77,8 @@ class LanguageModelling:
             ids, special, self.backbone.tokenizer.mask_token_id, len(self.backbone.tokenizer),
             self.settings.mask_probability, self.settings.masking, draw, self._words(ids),
         )  # fmt: skip
+        if self.objective == "denoising":
+            return {"input_ids": inputs, "attention_mask": attention, "labels": whole, "decoder_input_ids": ids}
         return {"input_ids": inputs, "attention_mask": attention, "labels": labels}
 
     def _words(self, ids: torch.Tensor) -> torch.Tensor | None:
@@ -89,17 +99,18 @@ class LanguageModelling:
                 yield {name: tensor[first : first + batch_size] for name, tensor in drawn.items()}
 
     def count(self, batch: Batch) -> int:
-        labels = batch["labels"] if self.masked else batch["labels"][:, 1:]
+        labels = batch["labels"] if self.objective == "masked" else batch["labels"][:, 1:]
         return int((labels != IGNORED).sum())
 
     def loss(self, batch: Batch, device: torch.device) -> torch.Tensor:
         labels = batch["labels"]
-        if not self.masked:  # each position predicts the token after it
+        if self.objective != "masked":  # each position predicts the token after it
             labels = torch.cat([labels[:, 1:], torch.full((len(labels), 1), IGNORED)], dim=1)
         # Worked out on the CPU: the language head, the costliest part, then runs where there is a loss and nowhere else.
         positions = (labels.flatten() != IGNORED).nonzero().squeeze(1)
         targets = to_device(labels.flatten()[positions], device)
-        hidden = self.backbone.hidden_states(to_device(batch["input_ids"], device), to_device(batch["attention_mask"], device))
+        read = ("input_ids", "attention_mask", "decoder_input_ids")
+        hidden = self.backbone.hidden_states(**{name: to_device(batch[name], device) for name in read if name in batch})
         chosen = hidden.flatten(0, 1).index_select(0, to_device(positions, device))
         return cross_entropy(self.backbone.language_head(chosen).float(), targets, reduction="sum")
 
