@@ -3,8 +3,9 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-# What `make demo` compares: any methods and invented languages (conf/world/miniature.yaml), separated by commas.
+# What `make demo` compares: MODEL=miniature is a BERT instead of a Llama; any methods and invented languages (conf/world/miniature.yaml), separated by commas.
 # METHODS=all takes every method that needs no further choices, and an hour.
+MODEL ?= miniature_llama
 METHODS ?= none,seq_bn_inv
 ALL := none,seq_bn,seq_bn_inv,madx2,double_seq_bn,par_bn,lora,ia3,prefix_tuning,full
 LANGS ?= qaa,qad,qae
@@ -23,7 +24,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: setup ## what a language module buys in a language that the model knows and in two that it does not: minutes, no network
-	$(BIN)/python run.py -m model=miniature data=miniature task=mini_topic train=miniature lang=$(LANGS) method=$(if $(filter all,$(METHODS)),$(ALL),$(METHODS)) seed=0,1,2
+	$(BIN)/python run.py -m model=$(MODEL) data=miniature task=mini_topic train=miniature lang=$(LANGS) method=$(if $(filter all,$(METHODS)),$(ALL),$(METHODS)) seed=0,1,2
 	@echo
 	@echo "The model was pretrained on qaa and qac. qad is a relative of theirs in a script that it knows; qae is one in a script that"
 	@echo "it has met in a fifth of its documents, transliterated ones of qaa and qac."

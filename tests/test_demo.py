@@ -40,22 +40,20 @@ def test_the_package_brings_nothing_else() -> None:
     assert sorted(path.parent.name for path in READY_MADE.glob("*/*")) == ["backbone", "backbone", "tokenizer"]
 
 
-def test_words_in_other_scripts_are_known_by_their_letters(tmp_path: Path) -> None:
-    """Of the scripts in `model.alphabet` every letter is known. Of its own two the tokenizer knows the letters that it has
-    seen: in languages with other sounds some words are unknown to it, as Maltese ones are to mBERT."""
+def test_the_tokenizer_knows_the_letters_of_every_language(tmp_path: Path) -> None:
+    """Those of `model.alphabet`, though its text may lack some: no word of any language is unknown to it."""
     wanted = experiment(tmp_path, "model=miniature", "lang=qad")
     tokenizer = load_tokenizer(find(wanted.backbone().tokenizer, open_store(wanted.settings)).folder)
-    for code, design in wanted.world.languages.items():
+    for code in wanted.world.languages:
         words = list(wanted.world.lexicon(code).words.values())
-        unknown = sum(tokenizer.unk_token_id in tokenizer(word)["input_ids"] for word in words)
-        assert unknown == 0 if code in wanted.model.languages or design.script in ("Ethi", "Geor") else unknown < len(words) / 4
+        assert [word for word in words if tokenizer.unk_token_id in tokenizer(word)["input_ids"]] == []
 
 
 @pytest.mark.slow
 def test_a_module_helps_a_language_that_the_model_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A part of `make demo`: the gain is at least .05 over 2,000 examples and three seeds, its interval above 0; and nothing
     is done twice."""
-    sweep = ["-m", *RUN, "model=miniature", "lang=qad", "method=none,seq_bn_inv", "seed=0,1,2", f"paths.outputs={tmp_path}"]
+    sweep = ["-m", *RUN, "model=miniature_llama", "lang=qad", "method=none,seq_bn_inv", "seed=0,1,2", f"paths.outputs={tmp_path}"]
     assert exit_status(sweep) == 0
     told = capsys.readouterr()
     (row,) = re.findall(r"^seq_bn_inv +3 .*$", told.out, re.M)

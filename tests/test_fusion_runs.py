@@ -152,7 +152,7 @@ def test_the_score_is_that_of_the_trained_layers(fused: tuple[list[str], Record]
 
 
 def test_a_second_run_is_all_from_the_store(fused: tuple[list[str], Record], capsys: pytest.CaptureFixture[str]) -> None:
-    typed, record = fused
+    typed, _ = fused
     capsys.readouterr()
     _, said = run(typed, capsys)
     assert made(said) == []

@@ -63,10 +63,10 @@ def test_the_life_of_a_module(method: Bottleneck | LoRA, kind: str, models: Path
 
 @pytest.mark.parametrize("quantisation", ["8bit", "4bit"])
 def test_linear_maps_are_kept_small(quantisation: str, models: Path) -> None:
-    whole, small = (
-        sum(p.numel() * p.element_size() for p in opened(models, "llama", q).layers[0].parameters())
-        for q in ("none", quantisation)
-    )
+    def size(backbone: Backbone) -> int:
+        return sum(parameter.numel() * parameter.element_size() for parameter in backbone.layers[0].parameters())
+
+    whole, small = (size(opened(models, "llama", form)) for form in ("none", quantisation))
     assert small < whole / 2
 
 

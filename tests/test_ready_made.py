@@ -339,11 +339,11 @@ def test_writing(method: str, model: str, world: Path, tmp_path: Path) -> None:
     record = run_of(model, world, tmp_path / "outputs", *METHODS.get(method, [f"method={method}"]))
     predictor = xlt.load(record)
     texts = predictor.generate(PROMPTS, max_new_tokens=5)
-    module_method = Experiment.from_config(cli.compose(METHODS.get(method, [f"method={method}"]) + ["lang=mt"])).method
+    module_method = Experiment.from_config(cli.compose([*METHODS.get(method, [f"method={method}"]), "lang=mt"])).method
     backbone, module = opened(record, model, world, module_method)
     assert texts == [written(backbone, prompt) for prompt in PROMPTS]
     assert texts == [predictor.generate([prompt], max_new_tokens=5)[0] for prompt in PROMPTS]
-    assert all(1 <= len(text.split()) <= 5 for text in texts)
+    assert any(texts) and all(len(text.split()) <= 5 for text in texts)
     module.detach()
     assert texts != [written(backbone, prompt) for prompt in PROMPTS], "the module changes what is written"
     assert predictor.generate([]) == []
@@ -351,5 +351,5 @@ def test_writing(method: str, model: str, world: Path, tmp_path: Path) -> None:
 
 
 def test_an_encoder_does_not_write(trained: Callable[[str], tuple[list[str], Record, Path]]) -> None:
-    with pytest.raises(UserError, match="bert is an encoder.*model=miniature_llama"):
+    with pytest.raises(UserError, match=r"bert is an encoder.*model=miniature_llama"):
         xlt.load(trained("seq_bn_inv")[1]).generate(["ki ba"])

@@ -60,12 +60,13 @@ class SequenceClassification(Task):
         config = backbone.config
         dropout = getattr(config, "hidden_dropout_prob", 0.0)
         head = ClassificationHead(config.hidden_size, len(self.labels), dropout, self.pooling or usual_pooling(backbone))
+        deviation = getattr(config, "initializer_range", None) or config.init_std  # so mBART and M2M100 call it
         with torch.no_grad():
             for parameter in head.parameters():
                 if parameter.ndim == 1:
                     parameter.zero_()
                 else:
-                    parameter.normal_(0, config.initializer_range, generator=generator)
+                    parameter.normal_(0, deviation, generator=generator)
         return head
 
     def batch(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> Batch:
