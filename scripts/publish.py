@@ -17,7 +17,7 @@ from pathlib import Path
 from xlt.errors import UserError, suggest
 from xlt.steps.card import CARD, HERE, with_scores
 from xlt.steps.evaluation import RECORD
-from xlt.store import MANIFEST, Artifact, Store
+from xlt.store import MANIFEST, Artifact, Store, fingerprint
 
 KINDS = ("language_module", "task_module")
 
@@ -75,14 +75,24 @@ def prepare(artifact: Artifact, store: Path, hub_id: str, folder: Path) -> None:
     """
     if not (artifact.folder / CARD).is_file():
         raise UserError(f"{artifact.folder} has no card: it was made by an older version. Run its command with reuse=force.")
-    if folder.exists() and not (folder / CARD).is_file() and any(folder.iterdir()):
-        raise UserError(f"{folder} is there and holds other things: choose another --folder.")
+    others = _files(folder) - (_files(artifact.folder) - {Path(MANIFEST)})
+    if others:
+        raise UserError(f"{folder} is there and holds other things ({min(others)}): choose another --folder.")
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(artifact.folder, folder, ignore=shutil.ignore_patterns(MANIFEST))
     records = [json.loads((found.folder / RECORD).read_text(encoding="utf-8")) for found in Store(store).list("evaluation")]
-    own = [record for record in records if artifact.fingerprint in record["fingerprints"].values()]
+    # Not those of compositions in which it is a member of something else.
+    own = [
+        record
+        for record in records
+        if artifact.fingerprint in (fingerprint(inner) for inner in record["payload"]["inputs"].values())
+    ]
     card = (folder / CARD).read_text(encoding="utf-8").replace(HERE, hub_id)
     (folder / CARD).write_text(with_scores(card, hub_id.rpartition("/")[2], own), encoding="utf-8")
+
+
+def _files(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
 
 
 def push(folder: Path, hub_id: str, private: bool) -> None:

@@ -19,7 +19,7 @@ from xlt.random import generator
 
 METHODS = (Bottleneck(name="seq_bn_inv", reduction_factor=4, invertible=True), LoRA(name="lora", rank=2))
 
-pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (the extra `quantised`)")
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
 import pickle
+import shutil
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,15 +18,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import sentence, tiny_tokenizer
+from conftest import sentence, shaken, tiny_backbone, tiny_tokenizer
+from test_bad_input import complaint, replaced
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import PreTrainedTokenizerFast
 
+import xlt
 from xlt.backbones.backbone import Backbone
 from xlt.errors import Interrupted, UserError
 from xlt.methods.bottleneck import Bottleneck
+from xlt.methods.fusion import Fusion
 from xlt.random import generator
 from xlt.training import packing
 from xlt.training.batches import Batch, Batches, pad
@@ -479,6 +484,85 @@ def test_validation_is_the_same_however_it_is_cut(architecture: str, world: Path
     assert rows == [row.tolist() for batch in objective.validation_batches(tokens, 30) for row in batch["labels"]]
 
 
+# ---- denoising
+
+
+@pytest.mark.parametrize("architecture", ["mbart", "m2m_100"])
+def test_a_denoising_batch(architecture: str, world: Path, tokens: TokenFile) -> None:
+    """The encoder reads masked text, the decoder the whole one, of which it is to predict every token but the first."""
+    objective = language_modelling(world, architecture, mask_probability=0.4)
+    batch = objective.make(tokens, range(40), generator(0))
+    whole = pad([tokens[index] for index in range(40)], PAD, 32)
+    real = whole != PAD
+    assert batch.keys() == {"input_ids", "attention_mask", "labels", "decoder_input_ids"}
+    assert torch.equal(batch["decoder_input_ids"], whole)
+    assert torch.equal(batch["attention_mask"] == 1, real)
+    assert torch.equal(batch["labels"], whole.masked_fill(~real, IGNORED))
+    words = torch.isin(whole, torch.tensor([PAD, BEGIN, END]), invert=True)
+    hidden = batch["input_ids"] == HIDDEN
+    assert not (hidden & ~words).any()
+    assert torch.equal(batch["input_ids"][~words], whole[~words])
+    assert 0.2 * int(words.sum()) < int(hidden.sum()) <= 0.4 * int(words.sum()) + 1
+    masked = language_modelling(world, "bert", mask_probability=0.4).make(tokens, range(40), generator(0))
+    assert torch.equal(batch["input_ids"], masked["input_ids"]), "masked as for a masked language model"
+    assert objective.count(batch) == int(real.sum()) - 40
+
+
+@pytest.mark.parametrize("architecture", ["mbart", "m2m_100"])
+@pytest.mark.parametrize("invertible", [False, True], ids=["seq_bn", "seq_bn_inv"])
+@torch.no_grad()
+def test_the_denoising_loss_by_hand(architecture: str, invertible: bool, world: Path, tokens: TokenFile) -> None:
+    """Of each row alone and unpadded: the cross entropy of the model's own scores against the next token, all together."""
+    objective = language_modelling(world, architecture, mask_probability=0.4)
+    backbone = objective.backbone
+    shaken(Bottleneck(reduction_factor=2, invertible=invertible).create(backbone, generator(0)))
+    backbone.model.eval()
+    batch = objective.make(tokens, range(12), generator(0))
+    expected, count = torch.zeros(()), 0
+    for read, mask, written in zip(batch["input_ids"], batch["attention_mask"], batch["decoder_input_ids"], strict=True):
+        size = int(mask.sum())
+        scores = backbone.model(input_ids=read[None, :size], decoder_input_ids=written[None, :size]).logits[0]
+        for position in range(size - 1):
+            expected -= scores[position].log_softmax(dim=-1)[written[position + 1]]
+            count += 1
+    assert objective.count(batch) == count
+    torch.testing.assert_close(objective.loss(batch, CPU), expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["m2m_100", "bert"])
+def test_a_tokenizer_that_cannot_mask_is_refused(architecture: str, world: Path) -> None:
+    """M2M100's and NLLB's have no mask token; a decoder needs none."""
+    for kind in (architecture, "llama"):
+        backbone = Backbone.open(world / "models" / kind, language_head=True)
+        backbone.tokenizer.mask_token = None
+        if kind == "llama":
+            LanguageModelling(backbone, LanguageTraining())
+        else:
+            with pytest.raises(UserError, match="tokenizer has no mask token"):
+                LanguageModelling(backbone, LanguageTraining())
+
+
+def test_a_run_without_a_mask_token_is_refused(
+    overrides: list[str], world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = shutil.copytree(world / "models" / "m2m_100", tmp_path / "model")
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    del settings["mask_token"]
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    typed = replaced(overrides, model__path=model)
+    said = complaint(typed, capsys, tmp_path / "outputs", may_stay=frozenset({"examples", "text", "tokens"}))
+    assert "tokenizer has no mask token" in said
+
+
+@pytest.mark.parametrize("architecture", ["mbart", "m2m_100"])
+def test_an_encoder_decoder_from_text_to_score(architecture: str, overrides: list[str], world: Path) -> None:
+    record = xlt.run(*replaced(overrides, model__path=world / "models" / architecture), "method=seq_bn_inv")
+    assert record["training"]["language_module"]["best"]["loss"] == pytest.approx(math.log(65), abs=1)
+    assert record["training"]["task_module"]["steps"] == 12
+    answers = xlt.load(record).predict(["ki ba du", "ba ki"])
+    assert [set(answer["probabilities"]) for answer in answers] == [{"kiki", "bouba"}] * 2
+
+
 # ---- settings
 
 
@@ -858,6 +942,67 @@ def test_a_loss_that_is_not_finite(value: float, trainer: Callable[..., Trainer]
     regression.targets.fill_(value)
     with pytest.raises(UserError, match=r"Lower the learning rate \(now 0\.01\)"):
         trainer(regression).train()
+
+
+# ---- penalties
+
+
+def test_a_penalty_is_added_to_the_gradient_once_a_batch(trainer: Callable[..., Trainer]) -> None:
+    """In a loop that cuts its batches: the gradient is that of the mean loss plus that of each penalty, worked out by hand."""
+    regression = Regression()
+    weight, bias = regression.model[0].weight, regression.model[3].bias
+    before = {name: parameter.detach().clone() for name, parameter in regression.model.named_parameters()}
+    gradients: list[dict[str, torch.Tensor]] = []
+    training = trainer(
+        regression, steps=1, micro_batch_size=3, clip_norm=None,
+        penalties=[lambda: 0.5 * weight.square().sum(), lambda: None, lambda: 3 * bias.sum()],
+    )  # fmt: skip
+
+    def observe(optimizer: torch.optim.Optimizer, arguments: Any, options: Any) -> None:
+        gradients.append({name: parameter.grad.clone() for name, parameter in regression.model.named_parameters()})
+
+    handle = register_optimizer_step_pre_hook(observe)
+    try:
+        training.train()
+        regression.model.load_state_dict(before)
+        trainer(regression, steps=1, clip_norm=None).train()
+    finally:
+        handle.remove()
+    with_penalties, without = gradients
+    for name, gradient in without.items():
+        added = {"0.weight": before["0.weight"], "3.bias": torch.full((3,), 3.0).double()}.get(name, 0)
+        torch.testing.assert_close(with_penalties[name], gradient + added, atol=1e-10, rtol=0)
+
+
+def test_the_penalty_of_fusion_layers(tmp_path: Path, trainer: Callable[..., Trainer]) -> None:
+    """λ Σ ‖I − W_v‖² has the gradient 2 λ (W_v − I), and nothing for the other matrices."""
+    backbone = tiny_backbone("bert", language_head=False)
+    for seed in range(2):
+        shaken(Bottleneck(reduction_factor=2).create(backbone, generator(seed)), seed).freeze()
+    fusion = shaken(Fusion(name="fusion", members=["one", "two"], regularisation=0.25).create(backbone, generator(2)), 2)
+    values = [layer.value.weight for layer in fusion.layers.values()]
+    expected = [2 * 0.25 * (value.detach().clone() - torch.eye(16)) for value in values]
+    seen: list[list[torch.Tensor | None]] = []
+
+    class NoLoss(Regression):
+        def loss(self, batch: Batch, device: torch.device) -> torch.Tensor:
+            return 0 * sum(parameter.sum() for parameter in fusion.parameters().values())
+
+    def observe(optimizer: torch.optim.Optimizer, arguments: Any, options: Any) -> None:
+        others = [parameter.grad for parameter in fusion.parameters().values() if all(parameter is not value for value in values)]
+        assert not any(gradient.any() for gradient in others)
+        seen.append([value.grad.clone() for value in values])
+
+    handle = register_optimizer_step_pre_hook(observe)
+    try:
+        trainer(
+            NoLoss(), model=backbone.model, parameters=fusion.parameters(), steps=1, clip_norm=None,
+            penalties=[module.penalty for module in backbone.modules],
+        ).train()  # fmt: skip
+    finally:
+        handle.remove()
+    assert len(values) == len(backbone.layers)
+    torch.testing.assert_close(seen, [expected], atol=1e-6, rtol=1e-5)
 
 
 # ---- the optimiser

@@ -80,17 +80,23 @@ def with_scores(card: str, name: str, records: Iterable[Mapping[str, Any]]) -> s
     parsed.data.model_name = name
     parsed.data.eval_results = [
         EvalResult(record.get("task_type", "other"), record["task"], f"{record['task']} {record['lang']}", metric, value,
-                   dataset_split="test", metric_args={"seed": record["seed"]})
+                   dataset_split="test", metric_args={"seed": record["seed"], "task_method": record["task_method"]})
         for record in records
         for metric, value in record["metrics"].items()
     ]  # fmt: skip
-    lines = ["", "## Scores", "", "| task | language | seed | metric | score | 95 % interval | test examples |", "|---" * 7 + "|"]
+    lines = [
+        "",
+        "## Scores",
+        "",
+        "| task | language | task module | seed | metric | score | 95 % interval | test examples |",
+        "|---" * 8 + "|",
+    ]
     for record in records:
         metric = record["metric"]
         low, high = record["intervals"][metric]
         lines.append(
-            f"| {record['task']} | {record['lang']} | {record['seed']} | {metric} | {record['metrics'][metric]:.3f} | "
-            f"{low:.3f} – {high:.3f} | {record['test_size']} |"
+            f"| {record['task']} | {record['lang']} | {record['task_method']} | {record['seed']} | {metric} | "
+            f"{record['metrics'][metric]:.3f} | {low:.3f} – {high:.3f} | {record['test_size']} |"
         )
     parsed.text = parsed.text.rstrip() + "\n" + "\n".join(lines) + "\n"
     return str(parsed)

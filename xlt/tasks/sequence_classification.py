@@ -60,7 +60,8 @@ class SequenceClassification(Task):
         config = backbone.config
         dropout = getattr(config, "hidden_dropout_prob", 0.0)
         head = ClassificationHead(config.hidden_size, len(self.labels), dropout, self.pooling or usual_pooling(backbone))
-        deviation = getattr(config, "initializer_range", None) or config.init_std  # so mBART and M2M100 call it
+        # mBART and M2M100 call it init_std.
+        deviation = config.initializer_range if hasattr(config, "initializer_range") else config.init_std
         with torch.no_grad():
             for parameter in head.parameters():
                 if parameter.ndim == 1:

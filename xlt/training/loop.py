@@ -25,7 +25,6 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import get_scheduler
 
 from xlt.errors import Interrupted, UserError
 from xlt.random import derive_seed
@@ -128,6 +127,8 @@ class Trainer:
             Interrupted: Ctrl-C or SIGTERM; the state has been saved.
             UserError: the loss is not finite, or the memory does not hold even one example.
         """
+        from transformers import get_scheduler  # imports peft, which takes seconds
+
         settings = self.settings
         total = settings.total_steps(self.batches.size)
         interval = settings.steps_between_evaluations(self.batches.size)
