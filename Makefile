@@ -2,6 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+IN_PARALLEL := --numprocesses auto --dist loadfile # a process for each core, the tests of a file in one of them
 
 # What `make demo` compares: MODEL=miniature is a BERT instead of a Llama; any methods and invented languages (conf/world/miniature.yaml), separated by commas.
 # METHODS=all takes every method that needs no further choices, and an hour.
@@ -33,10 +34,10 @@ demo: setup ## what a language module buys in a language that the model knows an
 	@echo "      $(BIN)/python run.py plan=true lang=mt method=seq_bn   the same for real: mBERT, GlotCC, SIB-200"
 
 test: setup ## all tests: about eight minutes on two cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-fast: setup ## without the slow ones
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m 'not slow'
 
 lint: setup ## style and simple mistakes
 	$(BIN)/python -m ruff check .
