@@ -188,7 +188,7 @@ def test_model_of_unknown_architecture(overrides: list[str], tmp_path: Path, cap
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "bertha"}))
     said = complaint(replaced(overrides, model__path=folder), capsys, tmp_path / "outputs")
     assert "'bertha'" in said
-    assert "bert, llama, roberta, xlm_roberta" in said
+    assert "bert, deberta_v2, distilbert, gpt2, llama, m2m_100, mbart, modernbert, roberta, xlm_roberta" in said
     assert "ANATOMY" in said
 
 
