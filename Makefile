@@ -25,7 +25,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: setup ## what a language module buys in a language that the model knows and in two that it does not: minutes, no network
-	$(BIN)/python run.py -m model=$(MODEL) data=miniature task=mini_topic train=miniature lang=$(LANGS) method=$(if $(filter all,$(METHODS)),$(ALL),$(METHODS)) seed=0,1,2
+	$(BIN)/python run.py -m model=$(MODEL) data=miniature task=mini_topic train=demo lang=$(LANGS) method=$(if $(filter all,$(METHODS)),$(ALL),$(METHODS)) seed=0,1,2
 	@echo
 	@echo "The model was pretrained on qaa and qac. qad is a relative of theirs in a script that it knows; qae is one in a script that"
 	@echo "it has met in a fifth of its documents, transliterated ones of qaa and qac."
