@@ -4,7 +4,8 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 IN_PARALLEL := --numprocesses auto --dist loadfile # a process for each core, the tests of a file in one of them
 
-# What `make demo` compares: MODEL=miniature is a BERT instead of a Llama; any methods and invented languages (conf/world/miniature.yaml), separated by commas.
+# What `make demo` compares: any methods and invented languages (conf/world/miniature.yaml), separated by commas.
+# MODEL=miniature is a BERT.
 # METHODS=all takes every method that needs no further choices, and an hour.
 MODEL ?= miniature_llama
 METHODS ?= none,seq_bn_inv
@@ -33,7 +34,7 @@ demo: setup ## what a language module buys in a language that the model knows an
 	@echo "      $(BIN)/python scripts/miniature.py show qad            what these languages look like"
 	@echo "      $(BIN)/python run.py plan=true lang=mt method=seq_bn   the same for real: mBERT, GlotCC, SIB-200"
 
-test: setup ## all tests: about eight minutes on two cores
+test: setup ## all tests: about nine minutes on two cores
 	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-fast: setup ## without the slow ones
