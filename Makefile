@@ -6,7 +6,7 @@ IN_PARALLEL := --numprocesses auto --dist loadfile # a process for each core, th
 
 # What `make demo` compares: any methods and invented languages (conf/world/miniature.yaml), separated by commas.
 # MODEL=miniature is a BERT.
-# METHODS=all takes every method that needs no further choices, and an hour.
+# METHODS=all takes every method that needs no further choices (ten of them).
 MODEL ?= miniature_llama
 METHODS ?= none,seq_bn_inv
 ALL := none,seq_bn,seq_bn_inv,madx2,double_seq_bn,par_bn,lora,ia3,prefix_tuning,full
