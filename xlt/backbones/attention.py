@@ -15,9 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.nn.functional import pad
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from xlt.backbones.sites import Site
 from xlt.errors import UserError
@@ -88,6 +85,9 @@ class PrefixPool(nn.Module):
         Raises:
             UserError: the model's attention cannot take prefixes.
         """
+        from transformers import AttentionInterface, AttentionMaskInterface
+        from transformers.masking_utils import sdpa_mask
+
         if hasattr(backbone.encoder, _POOL):
             return backbone.encoder.get_submodule(_POOL)
         kind, chosen = backbone.config.model_type, backbone.config._attn_implementation
@@ -101,6 +101,8 @@ class PrefixPool(nn.Module):
                 f"Prefixes go through scaled dot-product attention, and this {kind} model computes attention as {chosen!r}. "
                 f"Load it with attn_implementation={_WITHOUT!r}."
             )
+        AttentionInterface.register(_WITH_PREFIX, attend_with_prefix)
+        AttentionMaskInterface.register(_WITH_PREFIX, sdpa_mask)
         backbone.encoder.add_module(_POOL, cls(backbone, stacks))
         return backbone.encoder.get_submodule(_POOL)
 
@@ -168,6 +170,8 @@ def attend_with_prefix(
         causal = getattr(module, "is_causal", True) if causal is None else causal
         attention_mask = _visible(attention_mask, seen, keys.shape[2], query, key, causal)
         key, value = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 
@@ -188,7 +192,3 @@ def _visible(
     if mask.dtype != torch.bool:  # what is added to the scores
         columns = torch.zeros_like(columns, dtype=mask.dtype).masked_fill(~columns, torch.finfo(mask.dtype).min)
     return torch.cat([columns, mask.expand(batch, -1, queries, -1)], dim=-1)
-
-
-AttentionInterface.register(_WITH_PREFIX, attend_with_prefix)
-AttentionMaskInterface.register(_WITH_PREFIX, sdpa_mask)

@@ -19,15 +19,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers.activations import ACT2FN
 
+from xlt.backbones.activations import ACTIVATIONS
 from xlt.backbones.backbone import Backbone
 from xlt.errors import UserError, suggest
 
 NAME = "xlt"  # of our modules inside their files
 CONFIG, FUSION_CONFIG, HEAD_CONFIG = "adapter_config.json", "adapter_fusion_config.json", "head_config.json"
 VERSION = "adapters.1.3.0"  # the library whose format is written
-ACTIVATIONS = tuple(sorted(ACT2FN.keys() - {"prelu", "xielu"}))  # those two have parameters of their own
 _ADAPTERHUB_ACTIVATIONS = {"leakyrelu": "leaky_relu"}  # its names that are not transformers'
 _FILES = {"adapter": ("adapter.safetensors", "pytorch_adapter.bin")}
 _FILES["fusion"] = ("model_adapter_fusion.safetensors", "pytorch_model_adapter_fusion.bin")

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers.activations import ACT2FN
 
+from xlt.backbones.activations import activation_function
 from xlt.backbones.backbone import Backbone
 from xlt.backbones.checkpoints import (
     HEAD_CONFIG,
@@ -50,7 +50,7 @@ class LabelHead(nn.Module):
         self.settings = {"layers": layers, "activation_function": activation, "dropout_prob": dropout}
         parts: list[nn.Module] = []
         for _ in range(layers - 1):
-            parts += [nn.Dropout(dropout), nn.Linear(hidden, hidden), *([ACT2FN[activation]] if activation else [])]
+            parts += [nn.Dropout(dropout), nn.Linear(hidden, hidden), *_nonlinearity(activation)]
         self.layers = nn.Sequential(*parts, nn.Dropout(dropout), nn.Linear(hidden, labels, bias=bias))
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -152,7 +152,7 @@ class LanguageHead(nn.Module):
         self.causal = causal
         parts: list[nn.Module] = []
         for number in range(layers - 1):
-            parts += [nn.Linear(embedding if number else hidden, embedding), *([ACT2FN[activation]] if activation else [])]
+            parts += [nn.Linear(embedding if number else hidden, embedding), *_nonlinearity(activation)]
             parts += [] if eps is None else [nn.LayerNorm(embedding, eps=eps)]
         self.layers = nn.Sequential(*parts, nn.Linear(embedding if layers > 1 else hidden, vocabulary, bias=bias))
 
@@ -212,3 +212,7 @@ def _build(config: Mapping[str, Any], backbone: Backbone) -> Head:
     if kind == ClassificationHead.kind:
         options["pooling"] = usual_pooling(backbone)
     return _LABEL_HEADS[kind](model.hidden_size, config["num_labels"], **options)
+
+
+def _nonlinearity(activation: str | None) -> list[nn.Module]:
+    return [activation_function(activation)] if activation else []

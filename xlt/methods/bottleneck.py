@@ -19,11 +19,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers.activations import ACT2FN
 
+from xlt.backbones.activations import ACTIVATIONS, activation_function
 from xlt.backbones.backbone import Backbone
 from xlt.backbones.checkpoints import (
-    ACTIVATIONS,
     NAME,
     activation_named,
     adapterhub_activation,
@@ -207,7 +206,7 @@ class BottleneckAdapter(nn.Module):
         super().__init__()
         self.method = method
         self.adapter_norm_before = nn.LayerNorm(hidden) if method.norm_before else None
-        self.adapter_down = nn.Sequential(nn.Linear(hidden, bottleneck), ACT2FN[method.activation])
+        self.adapter_down = nn.Sequential(nn.Linear(hidden, bottleneck), activation_function(method.activation))
         self.adapter_up = nn.Linear(bottleneck, hidden)
         self.adapter_norm_after = nn.LayerNorm(hidden) if method.norm_after else None
         self.gate = nn.Linear(hidden, 1) if method.gated else None

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers.activations import ACT2FN
+
+from xlt.backbones.activations import activation_function
 
 
 class InvertibleAdapter(nn.Module):
@@ -34,4 +35,4 @@ class InvertibleAdapter(nn.Module):
 
 
 def _two_layers(inputs: int, inside: int, outputs: int, activation: str) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, inside), ACT2FN[activation], nn.Linear(inside, outputs))
+    return nn.Sequential(nn.Linear(inputs, inside), activation_function(activation), nn.Linear(inside, outputs))

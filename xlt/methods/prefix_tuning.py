@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers.activations import ACT2FN
 
+from xlt.backbones.activations import ACTIVATIONS, activation_function
 from xlt.backbones.attention import Prefix, PrefixPool
 from xlt.backbones.backbone import Backbone
-from xlt.backbones.checkpoints import ACTIVATIONS, activation_named, fill, read_tensors, write_tensors
+from xlt.backbones.checkpoints import activation_named, fill, read_tensors, write_tensors
 from xlt.backbones.composition import Branch
 from xlt.config import setting
 from xlt.errors import UserError
@@ -121,7 +121,7 @@ class ReparametrisedPrefix(Prefix):
         self.wte = nn.Embedding(method.prefix_length, hidden)
         self.control_trans = nn.Sequential(
             nn.Linear(hidden, method.bottleneck_size),
-            ACT2FN[method.activation],
+            activation_function(method.activation),
             nn.Linear(method.bottleneck_size, 2 * len(layers) * width),
         )
 

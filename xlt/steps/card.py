@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-
 from xlt.backbones.checkpoints import CONFIG, NAME
 from xlt.methods.fusion import SETUP
 
@@ -73,6 +71,8 @@ def with_scores(card: str, name: str, records: Iterable[Mapping[str, Any]]) -> s
     Args:
         name: of the module on the hub.
     """
+    from huggingface_hub import EvalResult, ModelCard
+
     records = sorted(records, key=lambda record: (record["task"], record["lang"], record["seed"]))
     if not records:
         return card
@@ -105,6 +105,8 @@ def with_scores(card: str, name: str, records: Iterable[Mapping[str, Any]]) -> s
 def _write(
     folder: Path, step: Any, title: str, languages: list[str], role: str, how: Mapping[str, str], summary: Mapping[str, Any]
 ) -> None:  # fmt: skip
+    from huggingface_hub import ModelCardData
+
     base = step.backbone.name
     library = step.method.library
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
