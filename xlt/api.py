@@ -16,11 +16,11 @@ from xlt.backbones.backbone import Backbone
 from xlt.errors import UserError
 from xlt.experiment import Experiment, choose_device, open_store
 from xlt.runner import Record, Session, run_experiment, runtime_of
-from xlt.steps.task_module import TaskModuleStep, open_below, open_composition
+from xlt.steps.evaluation import EvaluationStep
 from xlt.store import Artifact
 
 
-def run(*overrides: str, **settings: Any) -> Record:
+def run(*overrides: str, **settings: Any) -> Record | list[Record]:
     """Run one experiment, as `python run.py` does.
 
     Args:
@@ -29,14 +29,15 @@ def run(*overrides: str, **settings: Any) -> Record:
             fields of the choices.
 
     Returns:
-        The record; `record.path` is its file.
+        The record; `record.path` is its file. With a list of target languages (`lang=["mt", "yo"]`), a record for each.
 
     Raises:
         UserError: anything that the command line would refuse with exit status 2.
     """
     written = [*overrides, *_as_overrides(settings)]
     experiment, folder = _experiment(written)
-    return run_experiment(experiment, open_store(experiment.settings), folder, written)
+    records = run_experiment(experiment, open_store(experiment.settings), folder, written)
+    return records[0] if len(records) == 1 else records
 
 
 def load(record: Record | Mapping[str, Any] | str | Path, device: str = "auto") -> Predictor:
@@ -61,7 +62,8 @@ def load(record: Record | Mapping[str, Any] | str | Path, device: str = "auto") 
     except (KeyError, TypeError) as error:
         raise UserError(f"This is not a record of xlt: it has no {error}.") from error
     experiment = Experiment.from_config(config)
-    step = experiment.evaluation
+    keys = [language.key for language in experiment.targets]
+    step = experiment.evaluations[keys.index(record["lang"])]
     if step.fingerprint != expected:
         from xlt.store import differences
 
@@ -70,28 +72,24 @@ def load(record: Record | Mapping[str, Any] | str | Path, device: str = "auto") 
     runtime = runtime_of(experiment, choose_device(experiment.settings), [])
     session = Session(open_store(experiment.settings), "only_cached", runtime)
     artifacts = {role: session.realise(inner) for role, inner in step.inputs().items()}
-    return Predictor(step.task_module, artifacts, runtime.device)
+    return Predictor(step, artifacts, runtime.device)
 
 
 class Predictor:
-    """A composition that answers.
+    """What was evaluated, answering anything."""
 
-    Attributes:
-        composition: the backbone with its modules and the task's head.
-    """
-
-    def __init__(self, step: TaskModuleStep, artifacts: Mapping[str, Artifact], device: torch.device) -> None:
+    def __init__(self, step: EvaluationStep, artifacts: Mapping[str, Artifact], device: torch.device) -> None:
         self._step, self._artifacts, self._device = step, artifacts, device
-        self.composition = open_composition(step, artifacts, device)
+        self._answer = step.open(artifacts, device)
 
-    def predict(self, inputs: Iterable[str | Mapping[str, Any]], batch_size: int = 64) -> list[dict[str, Any]]:
+    def predict(self, inputs: Iterable[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
         """A prediction for each input, in order: `label`, and what the task adds (`probabilities` by label).
 
         Args:
             inputs: texts, or mappings with the fields of the task's examples.
         """
         examples = [{"text": item} if isinstance(item, str) else dict(item) for item in inputs]
-        return self.composition.predict(examples, batch_size)
+        return self._answer(examples)
 
     def generate(self, prompts: Iterable[str], **options: Any) -> list[str]:
         """How a decoder with the language module, and without the task module, goes on after each prompt.
@@ -123,12 +121,12 @@ class Predictor:
 
     @cached_property
     def _language_model(self) -> Backbone:
-        if self.composition.backbone.anatomy.objective == "masked":
+        backbone, _ = self._step.open_below(self._artifacts, language_head=True)
+        if backbone.anatomy.objective == "masked":
             raise UserError(
                 f"{self._step.backbone.label} is an encoder: it fills gaps and does not write. generate() needs a decoder, for "
                 "example model=miniature_llama."
             )
-        backbone, _ = open_below(self._step, self._artifacts, language_head=True)
         backbone.model.to(self._device).eval()
         return backbone
 

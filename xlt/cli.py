@@ -41,7 +41,7 @@ def exit_status(arguments: list[str]) -> int:
     arguments = normalised(arguments)
     failures: list[Exception] = []
 
-    def job(config: DictConfig) -> Record | None:
+    def job(config: DictConfig) -> list[Record] | None:
         try:
             return _run_and_show(config)
         except Exception as error:  # kept from Hydra, which would report it in its own way and end the sweep
@@ -75,7 +75,7 @@ def _show_failure(error: Exception, arguments: Sequence[str]) -> None:
         print(f"error: {message}", file=sys.stderr)
 
 
-def _run_and_show(config: DictConfig) -> Record | None:
+def _run_and_show(config: DictConfig) -> list[Record] | None:
     from xlt.experiment import Experiment, open_store
     from xlt.runner import closing_lines, run_or_plan
 
@@ -83,12 +83,12 @@ def _run_and_show(config: DictConfig) -> Record | None:
     overrides = list(HydraConfig.get().overrides.task)
     try:
         experiment = Experiment.from_config(config)
-        record = run_or_plan(experiment, folder, overrides)
+        records = run_or_plan(experiment, folder, overrides)
     finally:
         _remove_if_empty(folder)
-    if record is not None:
-        print(closing_lines(record, experiment.offline(), open_store(experiment.settings), overrides))
-    return record
+    if records is not None:
+        print(closing_lines(records, experiment.offline(), open_store(experiment.settings), overrides))
+    return records
 
 
 def plan_sweep(configs: list[DictConfig]) -> bool:
@@ -105,15 +105,16 @@ def plan_sweep(configs: list[DictConfig]) -> bool:
     return settings.plan
 
 
-def show_sweep(jobs: list[tuple[list[str], Record | None]]) -> None:
-    """Print the scores of a sweep, each with the overrides that it was run with; failed jobs have no record."""
-    from xlt.report.sweep import Job, table
+def show_sweep(jobs: list[tuple[list[str], list[Record] | None]]) -> None:
+    """Print the scores of a sweep, each with the overrides that it was run with; failed jobs have no records."""
+    from xlt.report.sweep import jobs_of, table
 
-    done = [Job(dict(text.split("=", 1) for text in overrides), record) for overrides, record in jobs if record is not None]
+    done = [job for overrides, records in jobs for job in jobs_of(overrides, records or [])]
     if len(done) > 1:
         print(f"\n{table(done)}")
-    if len(done) < len(jobs):
-        print(f"{len(jobs) - len(done)} of {len(jobs)} runs failed", file=sys.stderr)
+    failed = sum(records is None for _, records in jobs)
+    if failed:
+        print(f"{failed} of {len(jobs)} runs failed", file=sys.stderr)
 
 
 def explain(error: BaseException, arguments: Sequence[str]) -> str | None:
@@ -179,10 +180,14 @@ def compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
 
 
 def normalised(arguments: Sequence[str]) -> list[str]:
-    """Arguments as Hydra wants them: `-m` first, and `task_method=x`, whose choices are those of `method`, by its full name."""
+    """Arguments as Hydra wants them: `-m` first, and by their full names the choices that are those of another group: those of
+    `task_method` are methods, those of `source_task` and `task.of` (the task that another one wraps) are tasks."""
     flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
     others = [argument for argument in arguments if argument not in flags]
-    return flags + [f"method@{argument}" if argument.startswith("task_method=") else argument for argument in others]
+    aliases = {"task_method": "method", "source_task": "task", "task.of": "task"}
+    return flags + [
+        f"{aliases[key]}@{argument}" if (key := argument.partition("=")[0]) in aliases else argument for argument in others
+    ]
 
 
 def prepare_hydra() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -32,11 +33,12 @@ from xlt.steps.base import Step
 from xlt.steps.evaluation import EvaluationStep
 from xlt.steps.examples import ExamplesStep
 from xlt.steps.language_module import LanguageModuleStep, ReadyMadeModuleStep
-from xlt.steps.task_module import TaskModuleStep
+from xlt.steps.task_module import Labels, TaskModuleStep
 from xlt.steps.text import TextStep
 from xlt.steps.tokens import TokensStep
 from xlt.store import Store
 from xlt.tasks.base import Task
+from xlt.tasks.data import SPLITS
 from xlt.training.settings import Training
 from xlt.training.tracking import Tracker
 from xlt.transfer import Transfer
@@ -46,7 +48,7 @@ READY_MADE = Path(__file__).with_name("miniature") / "artifacts"
 
 _COMPONENTS: dict[str, type] = {
     "world": World, "model": Model, "method": Method, "task_method": Method, "data": Corpus, "transfer": Transfer, "task": Task,
-    "train": Training, "tracker": Tracker,
+    "source_task": Task, "train": Training, "tracker": Tracker,
 }  # fmt: skip
 
 
@@ -88,8 +90,10 @@ class Settings:
     """The configuration's own scalars; its groups are built from the classes that they name.
 
     Attributes:
-        lang: the target language, by any of its codes.
-        seed: of the task module: initialisation and data order.
+        lang: the target language by any of its codes, or a list of them.
+        source: the language of the labels, or a list, where the transfer setting learns from other languages than the target.
+        shots: how many examples of the target a few-shot setting learns from.
+        seed: of the task module: initialisation, data order, choice of examples.
         compat: compute as a repository's code does where that differs from what it says: `adapterhub` keeps the inverse of
             invertible adapters from the language head, and lets gates average over padding.
         reuse: `auto` makes what is missing, `force` makes everything anew, `only_cached` makes nothing.
@@ -99,7 +103,9 @@ class Settings:
         threads: of the CPU; None leaves it to torch.
     """
 
-    lang: str = setting("???")
+    lang: Any = setting("???")
+    source: Any = setting(None)
+    shots: int | None = setting(None, at_least=0)
     seed: int = setting(0, at_least=0)
     language: LanguageSettings = field(default_factory=LanguageSettings)
     compat: str = setting("none", one_of=("none", "adapterhub"))
@@ -116,7 +122,9 @@ class Experiment:
     """A checked configuration. `Experiment.from_config` makes one; `evaluation` is the end of its graph.
 
     Attributes:
-        language: the target language.
+        source_task: whose labels other languages give; that of the targets unless the configuration says otherwise.
+        targets: the target languages.
+        sources: the languages that labels come from; empty where that is the target itself.
     """
 
     config: DictConfig
@@ -127,11 +135,13 @@ class Experiment:
     data: Corpus
     transfer: Transfer
     task: Task
+    source_task: Task
     train: Training
     tracker: Tracker
     world: World
     languages: LanguageTable
-    language: Language
+    targets: tuple[Language, ...]
+    sources: tuple[Language, ...]
     hub: Hub
 
     @classmethod
@@ -151,10 +161,13 @@ class Experiment:
         if OmegaConf.is_missing(scalars, "lang") or not scalars.get("lang"):
             raise UserError("lang has no value: say which language the score is wanted for, for example lang=mt.")
         settings = build_fields(Settings, scalars, "")
-        missing = [name for name in _COMPONENTS if name not in config]
+        missing = [name for name in _COMPONENTS if name not in config and name != "source_task"]
         if missing:
             raise UserError(f"The configuration has no {missing[0]}.")
-        components = {name: build(config[name], name, expected) for name, expected in _COMPONENTS.items()}
+        components = {
+            name: build(config[name], name, expected) for name, expected in _COMPONENTS.items() if config.get(name) is not None
+        }
+        components.setdefault("source_task", components["task"])
         for name in ("method", "task_method"):
             components[name] = components[name].compatible_with(settings.compat)
         mirror = settings.paths.mirror or os.environ.get("XLT_MIRROR") or None
@@ -166,15 +179,16 @@ class Experiment:
             config=config,
             settings=settings,
             languages=languages,
-            language=languages.find(settings.lang),
+            targets=_found(languages, settings.lang, "lang"),
+            sources=_found(languages, settings.source, "source") if components["transfer"].uses_sources else (),
             hub=Hub(Path(mirror).expanduser() if mirror else None, store, online and not settings.plan),
             **components,
         )
 
     @cached_property
-    def evaluation(self) -> EvaluationStep:
-        """The end of the graph, drawn by the transfer setting."""
-        return self.transfer.draw(self)
+    def evaluations(self) -> tuple[EvaluationStep, ...]:
+        """The ends of the graph, one for each target language."""
+        return tuple(self.task.draw_evaluation(self, language) for language in self.targets)
 
     def offline(self) -> Experiment:
         """The same experiment without asking the network for anything."""
@@ -238,7 +252,7 @@ class Experiment:
             for override in OverridesParser.create().parse_overrides(settings):
                 OmegaConf.update(merged, override.key_or_group, override.value(), force_add=True)
             experiment = dataclasses.replace(Experiment.from_config(merged, self.hub.online), hub=self.hub)
-            step = experiment.language_module(experiment.language)
+            step = experiment.language_module(experiment.targets[0])
         except Exception as error:
             if (message := explain(error, words)) is None:
                 raise
@@ -249,16 +263,49 @@ class Experiment:
             raise UserError(f"The member {choices!r} is for another backbone than the run's, {self.backbone().label}.")
         return step
 
-    def examples(self, language: Language) -> ExamplesStep:
-        """The task's part."""
-        return self.task.draw(self, language)
+    def examples(self, task: Task, language: Language, splits: Sequence[str], who: str) -> ExamplesStep:
+        """A task's part: its labelled examples of a language.
 
-    def task_module(
-        self, language_module: LanguageModuleStep | ReadyMadeModuleStep | None, examples: ExamplesStep
-    ) -> TaskModuleStep:
-        """A task module on top of a language module."""
+        Args:
+            splits: those that are needed.
+            who: needs them, for the message.
+
+        Raises:
+            UserError: the data set lacks one of them.
+        """
+        step = task.draw(self, language)
+        missing = [split for split in splits if self.has_split(task, language, split) is False]
+        if missing:
+            present = [split for split in SPLITS if self.has_split(task, language, split)]
+            raise UserError(
+                f"{who} needs labels of {language.name} ({language.key}) in the split {' and '.join(missing)}, which "
+                f"{task.name} does not have (it has: {', '.join(present) or 'none'}). Choose a task or a language with these "
+                "labels, learn from another language (transfer=zero_shot source=en), or say under which names the data set has "
+                "them (task.data.splits)."
+            )
+        return step
+
+    def has_split(self, task: Task, language: Language, split: str) -> bool | None:
+        """Whether there are examples of a language in a split; None where only the network knows."""
+        return task.has_split(split, language, self.languages, self.hub.without_network())
+
+    def task_module(self, sources: Sequence[Labels], sampling: str = "proportional", temperature: float = 1.0) -> TaskModuleStep:
+        """A task module learnt from labels of one or more languages, on top of their language modules.
+
+        Raises:
+            UserError: the labels of the source languages are not those of the task.
+        """
+        if any(labels.examples.task is not self.task for labels in sources):
+            self.task.check_source(self.source_task)
         return TaskModuleStep(
-            self.task_method, self.task, self.backbone(), language_module, examples, self.train.task, self.settings.seed
+            self.task_method,
+            self.task,
+            self.backbone(),
+            tuple(sources),
+            self.train.task,
+            self.settings.seed,
+            sampling,
+            temperature,
         )
 
     # ---- the steps themselves
@@ -298,9 +345,20 @@ class Experiment:
         """The labelled examples of one language."""
         return ExamplesStep(task, language, task.revision(language, self.languages, self.hub))
 
-    def evaluation_step(self, language: Language, task_module: TaskModuleStep, examples: ExamplesStep) -> EvaluationStep:
-        """The score of a task module on a language's test examples."""
-        return EvaluationStep(language, task_module, examples)
+    def evaluation_step(
+        self,
+        task: Task,
+        language: Language,
+        language_module: LanguageModuleStep | ReadyMadeModuleStep | None,
+        task_modules: Sequence[TaskModuleStep],
+        examples: ExamplesStep,
+        weights: tuple[float, ...] | None = None,
+    ) -> EvaluationStep:
+        """The score of task modules, or of the language model alone, on a language's test examples."""
+        backbone = self.backbone()
+        if not task_modules and isinstance(backbone, PretrainedBackboneStep):
+            backbone.check_weights(language_head=True)
+        return EvaluationStep(task, language, backbone, language_module, tuple(task_modules), examples, weights)
 
     def language_module_step(
         self,
@@ -321,6 +379,18 @@ class Experiment:
         """A module that was learnt elsewhere."""
         source = self.hub.source(path.replace("@lang", language.key), "model", self.settings.language.revision)
         return ReadyMadeModuleStep(language, self.backbone(), source, self.hub, self.settings.compat)
+
+
+def _found(languages: LanguageTable, codes: Any, where: str) -> tuple[Language, ...]:
+    """The languages of a setting, which names one or lists several."""
+    listed = [] if codes is None else [codes] if isinstance(codes, str) else codes
+    if not isinstance(listed, Sequence) or not all(isinstance(code, str) for code in listed):
+        raise UserError(f"{where}={codes} is neither a language nor a list of languages such as {where}=[mt,yo].")
+    found = tuple(languages.find(code) for code in listed)
+    twice = [language.key for number, language in enumerate(found) if language in found[:number]]
+    if twice:
+        raise UserError(f"{where} names {twice[0]} twice.")
+    return found
 
 
 def store_folder(settings: Settings) -> Path:

@@ -7,6 +7,7 @@ store resolved first (`revisions.json`), else the newest. Nothing here loads rem
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -20,6 +21,7 @@ from xlt.errors import UserError, suggest
 from xlt.store import hash_file, write_durably
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w-]*(\.[\w-]+)*/[A-Za-z0-9][\w-]*(\.[\w-]+)*")
+_EXPORT = "refs/convert/parquet"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "tekken.json")
@@ -41,11 +43,13 @@ class Source:
         name: as the user wrote it.
         folder: where it lies; None for the hub itself.
         revision: the hub's commit; None for local folders, and for commits that only the network knows.
+        export: whether it is the hub's parquet export, which holds configurations as folders.
     """
 
     name: str
     folder: Path | None
     revision: str | None
+    export: bool = False
 
     @property
     def label(self) -> str:
@@ -74,12 +78,19 @@ class Hub:
         self._revisions = _Memory(memory / "revisions.json")
         self._hashes = _Memory(memory / "hashes.json")
 
-    def source(self, name: str, kind: str, revision: str | None = None) -> Source:
+    def without_network(self) -> Hub:
+        """The same, asking for nothing that is not on this machine."""
+        offline = copy.copy(self)
+        offline.online = False
+        return offline
+
+    def source(self, name: str, kind: str, revision: str | None = None, export: bool = False) -> Source:
         """What `name` stands for.
 
         Args:
             kind: `model` or `dataset`.
             revision: a branch, tag or commit of the hub; ignored for local folders.
+            export: take the hub's parquet export of a data set, which is a branch of its own.
 
         Raises:
             UserError: neither an existing folder nor a hub id; or the network is needed and not there.
@@ -91,7 +102,8 @@ class Hub:
             return Source(name, Path(name).expanduser(), None)
         if not is_id:
             raise UserError(f"{name!r} is neither a folder here nor a {kind} id of the hub, which reads «organisation/name».")
-        return Source(name, None, self._commit(name, kind, revision))
+        revision = _EXPORT if export and revision is None else revision
+        return Source(name, None, self._commit(name, kind, revision), export)
 
     def content(self, files: Iterable[Path], root: Path) -> str:
         """SHA-256 over the names, relative to `root`, and the contents of files."""
@@ -199,6 +211,19 @@ class Hub:
         if source.folder is not None:
             self._builder(source, config)
 
+    def splits(self, source: Source, config: str | None) -> list[str] | None:
+        """The names of a configuration's splits; None where only the network knows and may not be asked."""
+        if source.folder is None and not self.online:
+            return None
+        builder = self._builder(source, config)
+        return list(builder.config.data_files or builder.info.splits or ())
+
+    def class_names(self, source: Source, config: str | None, column: str) -> list[str] | None:
+        """What the data set itself says that the numbers in a column, or in its lists, stand for; None where it says nothing."""
+        features = self._builder(source, config).info.features or {}
+        feature = features.get(column)
+        return getattr(getattr(feature, "feature", feature), "names", None)
+
     def rows(self, source: Source, config: str | None, split: str) -> Iterator[dict[str, Any]]:
         """The rows of one split, streamed."""
         import datasets
@@ -263,8 +288,9 @@ def _dataset_builder(source: Source, config: str | None, mirror: Path | None) ->
     import datasets
 
     location = str(source.folder) if source.folder else source.name
+    chosen = {"data_dir": config} if source.export else {"name": config}
     try:
-        return datasets.load_dataset_builder(location, config, revision=source.revision)
+        return datasets.load_dataset_builder(location, **chosen, revision=source.revision)
     except ValueError as error:
         available = re.search(r"Available: \[(.*)\]", str(error), re.DOTALL)
         if available is None:

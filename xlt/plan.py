@@ -41,7 +41,8 @@ class Plan:
         self.experiments = experiments
         shared: dict[str, list] = {}
         for experiment in experiments:
-            for fingerprint, step in experiment.evaluation.ancestors().items():
+            steps = {key: step for evaluation in experiment.evaluations for key, step in evaluation.ancestors().items()}
+            for fingerprint, step in steps.items():
                 shared.setdefault(fingerprint, [step, 0])[1] += 1
         found = {key: self._look_up(step, runs, store) for key, (step, runs) in shared.items()}
         needed: set[str] = set()
@@ -119,5 +120,5 @@ def experiments_of(configs: Iterable[DictConfig]) -> list[Experiment]:
     """
     experiments = [Experiment.from_config(config) for config in configs]
     for experiment in experiments:
-        _ = experiment.evaluation
+        _ = experiment.evaluations
     return experiments

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ class Session:
         return artifact
 
 
-def run_or_plan(experiment: Experiment, folder: Path, overrides: list[str]) -> Record | None:
+def run_or_plan(experiment: Experiment, folder: Path, overrides: list[str]) -> list[Record] | None:
     """Do what a configuration asks for: print the plan, or run it.
 
     Args:
@@ -117,7 +118,7 @@ def run_or_plan(experiment: Experiment, folder: Path, overrides: list[str]) -> R
         overrides: what the user typed, to say how to repeat it.
 
     Returns:
-        The record; None after printing a plan.
+        A record for each target language; None after printing a plan.
     """
     settings = experiment.settings
     store = open_store(settings, log.warning)
@@ -127,27 +128,32 @@ def run_or_plan(experiment: Experiment, folder: Path, overrides: list[str]) -> R
     return run_experiment(experiment, store, folder, overrides)
 
 
-def run_experiment(experiment: Experiment, store: Store, folder: Path, overrides: list[str]) -> Record:
-    """Make everything that an experiment needs, and copy its record into `folder`."""
+def run_experiment(experiment: Experiment, store: Store, folder: Path, overrides: list[str]) -> list[Record]:
+    """Make everything that an experiment needs, and copy its record into `folder`; with several target languages, each one's into
+    a folder of its own there."""
     settings = experiment.settings
     experiment.tracker.check()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    goal = experiment.evaluation
+    goals = experiment.evaluations
     store.check_writable()
     _check_folder(folder)
     device = choose_device(settings)
     runtime = runtime_of(experiment, device, overrides)
     session = Session(store, settings.reuse, runtime)
-    if find(goal, store) is None or settings.reuse == "force":
+    if settings.reuse == "force" or any(find(goal, store) is None for goal in goals):
         log.info(Plan([experiment], store).totals(runtime.flops_per_second))
-    artifact = session.realise(goal)
-    content = json.loads((artifact.folder / RECORD).read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / RECORD
-    write_durably(path, (artifact.folder / RECORD).read_bytes())
     write_durably(folder / "config.yaml", OmegaConf.to_yaml(experiment.config, resolve=True).encode())
-    return Record(content, path, artifact.folder / PREDICTIONS)
+    records = []
+    for goal in goals:
+        artifact = session.realise(goal)
+        content = json.loads((artifact.folder / RECORD).read_text(encoding="utf-8"))
+        path = (folder / goal.language.key if len(goals) > 1 else folder) / RECORD
+        path.parent.mkdir(exist_ok=True)
+        write_durably(path, (artifact.folder / RECORD).read_bytes())
+        records.append(Record(content, path, artifact.folder / PREDICTIONS))
+    return records
 
 
 def runtime_of(experiment: Experiment, device: torch.device, overrides: list[str]) -> Runtime:
@@ -160,18 +166,27 @@ def runtime_of(experiment: Experiment, device: torch.device, overrides: list[str
     )  # fmt: skip
 
 
-def closing_lines(record: Record, experiment: Experiment, store: Store, overrides: list[str]) -> str:
-    """What the screen shows last: the score with its interval, the baseline, and where the record is."""
-    lines = [f"score     {score_line(record)}"]
-    if record["method"] is not None:
-        baseline = find(experiment.without_language_module().evaluation, store)
+def closing_lines(records: Sequence[Record], experiment: Experiment, store: Store, overrides: list[str]) -> str:
+    """What the screen shows last: of each target language the score with its interval, the baseline, and where the record is; of
+    several the mean."""
+    adapted = records[0]["method"] is not None
+    baselines = experiment.without_language_module().evaluations if adapted else ()
+    lines, missing = [], False
+    for number, record in enumerate(records):
+        lines.append(f"score     {score_line(record)}")
+        baseline = find(baselines[number], store) if adapted else None
         if baseline is not None:
             content = json.loads((baseline.folder / RECORD).read_text(encoding="utf-8"))
             lines.append(f"baseline  {score_line(content)}")
-        else:
-            others = [text for text in overrides if not text.startswith(("method=", "method.", "language.path=", "reuse="))]
-            lines.append(f"baseline  not in the store yet: {command(['method=none', *others])}")
-    lines.append(f"record    {record.path}")
+        missing |= adapted and baseline is None
+        lines.append(f"record    {record.path}")
+    if missing:
+        others = [text for text in overrides if not text.startswith(("method=", "method.", "language.path=", "reuse="))]
+        lines.insert(-1, f"baseline  not in the store yet: {command(['method=none', *others])}")
+    if len(records) > 1:
+        metric = records[0]["metric"]
+        mean = statistics.fmean(record["metrics"][metric] for record in records)
+        lines.append(f"mean      {metric} {mean:.3f} over {len(records)} languages")
     return "\n".join(lines)
 
 
@@ -195,17 +210,20 @@ def command(overrides: list[str]) -> str:
 
 def _story(experiment: Experiment) -> dict[str, Any]:
     """The fields of the record that the configuration determines; axes that are not used are None."""
-    module = experiment.evaluation.task_module.language_module
+    evaluation = experiment.evaluations[0]
+    module, transfer = evaluation.language_module, experiment.transfer
     trained = module if module and not module.external else None
     settings = experiment.settings
     return {
         "model": experiment.model.label,
         "method": module.method.name if module else None,
-        "task_method": experiment.task_method.name,
+        "task_method": experiment.task_method.name if evaluation.task_modules else None,
         "data": experiment.data.name if trained else None,
-        "lang": experiment.language.key,
         "task": experiment.task.name,
-        "transfer": experiment.transfer.name,
+        "transfer": transfer.name if evaluation.task_modules else None,
+        "source": [language.key for language in experiment.sources] or None if evaluation.task_modules else None,
+        "source_task": experiment.source_task.name if evaluation.task_modules and experiment.sources else None,
+        "shots": settings.shots if evaluation.task_modules and transfer.uses_shots else None,
         "seed": settings.seed,
         "language_seed": settings.language.seed if trained else None,
         "store": str(store_folder(settings)),

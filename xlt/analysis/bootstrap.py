@@ -1,35 +1,38 @@
-"""Intervals from resampled test examples (Efron & Tibshirani 1993, chapter 13: percentile bootstrap)."""
+"""Intervals and tests from resampled test examples (Efron & Tibshirani 1993, chapters 13 and 16).
+
+What a metric is made of is counted in each example, and the counts of a test set add up; so a resampled test set is a row
+of weights, and many of them are one matrix product.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
-Scores = Callable[[Sequence[Any], Sequence[Any], np.ndarray], dict[str, np.ndarray]]
-"""The metrics [samples] of test sets that are made of the examples named in the rows of an array [samples, examples]."""
+Metrics = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""The scores [samples] of test sets from the sums of their counts [samples, counts]; see `xlt.tasks.base.Task.metrics`."""
 
 _DRAWN_AT_ONCE = 2_000_000  # examples
 
 
 def intervals(
-    scores: Scores, gold: Sequence[Any], predicted: Sequence[Any], samples: int, seed: int, confidence: float = 0.95
+    metrics: Metrics, counts: np.ndarray, samples: int, seed: int, confidence: float = 0.95
 ) -> dict[str, tuple[float, float]]:
-    """For each metric, the interval in which it lies for a share `confidence` of resampled test sets.
+    """For each metric, the interval in which it lies for a share `confidence` of resampled test sets (percentiles).
 
     Args:
+        counts: [examples, counts].
         samples: how many test sets of the same size are drawn with replacement.
     """
-    parts = [scores(gold, predicted, draws) for draws in _draws(len(gold), samples, seed)]
+    parts = [metrics(weights @ counts) for weights in _drawn(len(counts), samples, seed)]
     return {name: _interval(np.concatenate([part[name] for part in parts]), confidence) for name in parts[0]}
 
 
 def paired_gain(
-    scores: Scores,
-    gold: Sequence[Any],
-    before: Sequence[Sequence[Any]],
-    after: Sequence[Sequence[Any]],
+    metrics: Metrics,
+    before: Sequence[np.ndarray],
+    after: Sequence[np.ndarray],
     metric: str,
     samples: int = 1000,
     seed: int = 0,
@@ -40,23 +43,61 @@ def paired_gain(
     Every resampled test set is scored by all runs alike, so what makes an example hard for both sides cancels.
 
     Args:
-        before, after: the predictions of each run on the same examples.
+        before, after: the counts of each run on the same examples, [examples, counts] each.
     """
 
-    def gains(draws: np.ndarray) -> np.ndarray:
-        sides = [np.mean([scores(gold, run, draws)[metric] for run in runs], axis=0) for runs in (before, after)]
+    def gains(weights: np.ndarray) -> np.ndarray:
+        sides = [np.mean([metrics(weights @ run)[metric] for run in runs], axis=0) for runs in (before, after)]
         return sides[1] - sides[0]
 
-    all_of_them = np.arange(len(gold))[None]
-    drawn = np.concatenate([gains(draws) for draws in _draws(len(gold), samples, seed)])
-    return float(gains(all_of_them)[0]), _interval(drawn, confidence)
+    drawn = np.concatenate([gains(weights) for weights in _drawn(len(before[0]), samples, seed)])
+    return float(gains(np.ones((1, len(before[0]))))[0]), _interval(drawn, confidence)
 
 
-def _draws(examples: int, samples: int, seed: int) -> Iterator[np.ndarray]:
+def paired_test(
+    metrics: Metrics,
+    before: Sequence[np.ndarray],
+    after: Sequence[np.ndarray],
+    metric: str,
+    samples: int = 10_000,
+    seed: int = 0,
+) -> float:
+    """How probable a gain at least as large, in either direction, is if both sides are alike (approximate randomisation;
+    Noreen 1989): in each sample, every example's answers change sides by the toss of a coin.
+
+    Args:
+        before, after: the counts of each run on the same examples, [examples, counts] each.
+    """
+    sides = [np.stack(runs) for runs in (before, after)]
+    if len(before) != len(after):
+        raise ValueError("a paired test needs as many runs on one side as on the other")
+
+    def gain(totals: Sequence[np.ndarray]) -> np.ndarray:
+        means = [np.mean([metrics(run)[metric] for run in side], axis=0) for side in totals]
+        return means[1] - means[0]
+
+    whole = gain([side.sum(axis=1)[:, None] for side in sides])[0]
+    draw = np.random.default_rng(seed)
+    examples, as_large = len(before[0]), 0
+    at_once = max(1, _DRAWN_AT_ONCE // examples)
+    for start in range(0, samples, at_once):
+        changed = draw.integers(2, size=(min(at_once, samples - start), examples)).astype(float)
+        totals = [
+            [changed @ other + (1 - changed) @ own for own, other in zip(side, across, strict=True)]
+            for side, across in ((sides[0], sides[1]), (sides[1], sides[0]))
+        ]
+        as_large += int((np.abs(gain(totals)) >= abs(whole) - 1e-12).sum())
+    return (as_large + 1) / (samples + 1)
+
+
+def _drawn(examples: int, samples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each example stands in each of some test sets: [test sets, examples]."""
     draw = np.random.default_rng(seed)
     at_once = max(1, _DRAWN_AT_ONCE // examples)
     for start in range(0, samples, at_once):
-        yield draw.integers(examples, size=(min(at_once, samples - start), examples))
+        size = min(at_once, samples - start)
+        chosen = draw.integers(examples, size=(size, examples)) + np.arange(size)[:, None] * examples
+        yield np.bincount(chosen.ravel(), minlength=size * examples).reshape(size, examples).astype(float)
 
 
 def _interval(values: np.ndarray, confidence: float) -> tuple[float, float]:

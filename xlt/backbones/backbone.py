@@ -218,15 +218,22 @@ class Backbone:
             raise
 
     def hidden_states(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, decoder_input_ids: torch.Tensor | None = None
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        decoder_input_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The last layer's output [batch, sequence, hidden] for ids and mask [batch, sequence]; of the branches of a parallel
         composition one after the other, [branches · batch, sequence, hidden].
 
         Args:
             decoder_input_ids: what the decoder of an encoder-decoder reads, [batch, length]; None: what the encoder reads.
+            token_type_ids: which of two texts each token belongs to, [batch, length]; only BERT and its like look at it.
         """
         options: dict[str, Any] = {}
+        if token_type_ids is not None and getattr(self.config, "type_vocab_size", 0) > 1:
+            options["token_type_ids"] = token_type_ids
         if self.anatomy.objective != "masked":
             options["use_cache"] = False
         if self.anatomy.objective == "denoising":

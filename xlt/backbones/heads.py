@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
@@ -123,6 +123,23 @@ class ClassificationHead(LabelHead):
                 f"pooling={self.pooling}, and would give other labels there."
             )
         return self.settings
+
+
+Head = TypeVar("Head", bound=nn.Module)
+
+
+def initialise(head: Head, backbone: Backbone, generator: torch.Generator) -> Head:
+    """A new head as the backbone's own layers were once initialised: matrices normal with its deviation, vectors zero."""
+    config = backbone.config
+    # mBART and M2M100 call it init_std.
+    deviation = config.initializer_range if hasattr(config, "initializer_range") else config.init_std
+    with torch.no_grad():
+        for parameter in head.parameters():
+            if parameter.ndim == 1:
+                parameter.zero_()
+            else:
+                parameter.normal_(0, deviation, generator=generator)
+    return head
 
 
 def usual_pooling(backbone: Backbone) -> str:

@@ -132,6 +132,9 @@ class Method(ABC):
     library: ClassVar[str | None] = None
     """The library that loads what `save` writes: `adapters`, `peft` or `transformers`."""
 
+    switches: ClassVar[bool] = True
+    """Whether several of its modules can be attached to a backbone and take turns."""
+
     trained_with_task: ClassVar[bool] = False
     """Whether the language's module is trained along with the task module, on labels."""
 

@@ -54,6 +54,7 @@ class FullFineTuning(Method):
     """`method=full`: every parameter of the backbone is trained; the language head too, when training goes through it."""
 
     library: ClassVar[str | None] = "transformers"
+    switches: ClassVar[bool] = False
 
     def create(self, backbone: Backbone, generator: torch.Generator, language_head: bool = False) -> FullModule:
         return FullModule(backbone, backbone.model if language_head else backbone.encoder)

@@ -51,7 +51,10 @@ class MiniatureData(LabelledData):
     def revision(self, language: Language, languages: LanguageTable, hub: Hub) -> dict[str, Any]:
         return self.world.revision(language, f"the view {self.view} of the miniature world")
 
-    def rows(self, language: Language, languages: LanguageTable, hub: Hub, split: str) -> Iterable[dict[str, Any]]:
+    def available(self, language: Language, languages: LanguageTable, hub: Hub) -> list[str]:
+        return list(self.sizes)
+
+    def read(self, language: Language, languages: LanguageTable, hub: Hub, split: str) -> Iterable[dict[str, Any]]:
         chosen = list(islice(rows(self.world, language.key, self.view, split), self.sizes[split]))
         if split == self.splits.get("train") and self.mislabelled:
             column, draw = self.columns["label"], Draw(self.world.seed, "mislabelled", self.view)

@@ -28,6 +28,13 @@ class Job:
         return tuple((name, value) for name, value in self.settings.items() if name not in names)
 
 
+def jobs_of(overrides: Sequence[str], records: Sequence[Record]) -> list[Job]:
+    """The scores of one run of a sweep: with several target languages, one for each."""
+    settings = dict(text.split("=", 1) for text in overrides)
+    several = len(records) > 1
+    return [Job({**settings, "lang": record["lang"]} if several else settings, record) for record in records]
+
+
 def table(jobs: Sequence[Job]) -> str:
     """A line for each setting of a sweep, the seeds averaged.
 
@@ -66,11 +73,10 @@ def _gain(baseline: Sequence[Job], runs: Sequence[Job]) -> str:
     complete = [pair for pair in pairs.values() if len(pair) == 2]
     if not complete:
         return "no seed in common"
-    gold, before = zip(*(_predictions(pair[0].record) for pair in complete), strict=True)
-    after = [_predictions(pair[1].record)[1] for pair in complete]
     record = runs[0].record
     task = build(OmegaConf.create(record["config"]["task"]), "task", Task)
-    gain, (low, high) = paired_gain(task.resampled_scores, gold[0], before, after, record["metric"])
+    before, after = ([task.counts(*_predictions(pair[side].record)) for pair in complete] for side in (0, 1))
+    gain, (low, high) = paired_gain(task.metrics, before, after, record["metric"])
     return f"{gain:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 

@@ -52,17 +52,26 @@ def write_language_module_card(folder: Path, step: LanguageModuleStep, summary: 
 
 def write_task_module_card(folder: Path, step: TaskModuleStep, summary: Mapping[str, Any]) -> None:
     """The card of a task module that has just been trained."""
-    loop, language = step.training, step.examples.language
-    below = step.language_module
+    loop, below = step.training, step.language_module
+    sources = [labels.examples.language for labels in step.sources if labels.trains]
+    languages = list({language.key: language.name for language in sources}.values())
     how = {
-        "Task": f"{step.task.name} in {language.name}",
+        "Task": f"{step.task.name} in {', '.join(languages)}",
         "On top of": f"the language module {below.label}" if below else "the backbone alone",
         "Steps": f"{summary['steps']:,} of {loop.batch_size}, learning rate {loop.learning_rate:g}, {loop.schedule}",
         f"Validation {step.task.metric}": f"{summary['best'][step.task.metric]:.4f}, at step {summary['best_step']:,}",
         "Seed": str(step.seed),
         "Head": "head.safetensors",
     }
-    _write(folder, step, f"{step.method.name} task module for {step.task.name}", [language.key], "task-module", how, summary)
+    _write(
+        folder,
+        step,
+        f"{step.method.name} task module for {step.task.name}",
+        list(dict.fromkeys(source.key for source in sources)),
+        "task-module",
+        how,
+        summary,
+    )
 
 
 def with_scores(card: str, name: str, records: Iterable[Mapping[str, Any]]) -> str:

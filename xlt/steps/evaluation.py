@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
+import torch
+
 from xlt.analysis.bootstrap import intervals
+from xlt.backbones.backbone import Backbone
+from xlt.backbones.composition import Stack
+from xlt.config import identity
 from xlt.languages import Language
+from xlt.methods.base import Module
 from xlt.provenance import surroundings
-from xlt.random import derive_seed
+from xlt.random import derive_seed, generator
+from xlt.steps.backbone import BackboneStep
 from xlt.steps.base import Step, Workbench
+from xlt.steps.composition import Branch, Composition, load_head
 from xlt.steps.examples import ExamplesStep, read_examples
-from xlt.steps.task_module import TaskModuleStep, open_composition
+from xlt.steps.language_module import WITH_TASK, LanguageModuleStep, ReadyMadeModuleStep
+from xlt.steps.task_module import TaskModuleStep
+from xlt.store import Artifact
+from xlt.tasks.base import Example, Prediction, Task
 
 _BOOTSTRAP_SAMPLES = 1000
 _TRAINING_FIGURES = ("trainable_parameters", "steps", "seconds_per_step", "best", "best_step", "tokens")
@@ -23,38 +36,59 @@ PREDICTIONS = "predictions.jsonl"
 
 @dataclass(frozen=True)
 class EvaluationStep(Step):
-    """Scores a task module on the test split of a target language.
+    """Scores task modules on top of a language's module, or the language model itself, on the test split of that language.
 
     Files: `predictions.jsonl` (id, gold, prediction of every test example) and `result.json`, the record.
+
+    Attributes:
+        language: the target language.
+        language_module: what is active for it; None for the backbone alone.
+        task_modules: one, or several branches of which each has its head; none for a task that the language model answers.
+        weights: of the branches' scores; None for one branch.
+        examples: the target language's.
     """
 
     kind: ClassVar[str] = "evaluation"
 
+    task: Task
     language: Language
-    task_module: TaskModuleStep
+    backbone: BackboneStep
+    language_module: LanguageModuleStep | ReadyMadeModuleStep | None
+    task_modules: tuple[TaskModuleStep, ...]
     examples: ExamplesStep
+    weights: tuple[float, ...] | None = None
     bootstrap_samples: int = _BOOTSTRAP_SAMPLES
 
     @property
     def label(self) -> str:
-        return self.task_module.label
+        if not self.task_modules:
+            below = self.language_module.label if self.language_module else f"{self.backbone.label}-none"
+            return f"{below}-{self.examples.label}"
+        learnt = self.task_modules[0].label
+        if len(self.task_modules) > 1:
+            learnt += f"+{len(self.task_modules) - 1}"
+        in_language = all(labels.examples.label == self.examples.label for labels in self.task_modules[0].sources)
+        return learnt if in_language and len(self.task_modules) == 1 else f"{learnt}-on-{self.examples.label}"
 
     def fields(self) -> dict[str, Any]:
-        return {"lang": self.language.key, "bootstrap_samples": self.bootstrap_samples}
+        # A task module knows its task; asked of the language model, the task is the evaluation's own.
+        task = {} if self.task_modules else {"task": identity(self.task)}
+        weights = {"weights": list(self.weights)} if self.weights else {}
+        return {"lang": self.language.key, "bootstrap_samples": self.bootstrap_samples, **task, **weights}
 
     def inputs(self) -> dict[str, Step]:
-        return {"test_examples": self.examples, **self.task_module.inputs(), "task_module": self.task_module}
+        module = {"language_module": self.language_module} if self.language_module else {}
+        learnt = {_role(number): step for number, step in enumerate(self.task_modules)}
+        return {"test_examples": self.examples, "backbone": self.backbone, **module, **learnt}
 
     def build(self, bench: Workbench) -> None:
-        task = self.task_module.task
-        composition = open_composition(self.task_module, bench.inputs, bench.runtime.device)
-        examples = read_examples(bench.inputs["test_examples"].folder, "test")
-        predictions = composition.predict(examples)
+        task = self.task
+        examples = read_examples(bench.inputs["test_examples"], "test")
+        predictions = self.open(bench.inputs, bench.runtime.device)(examples)
         gold = [task.gold(example) for example in examples]
         predicted = [prediction["label"] for prediction in predictions]
-        metrics = task.score(gold, predicted)
-        seed = derive_seed("bootstrap")
-        interval = intervals(task.resampled_scores, gold, predicted, self.bootstrap_samples, seed)
+        counts = task.counts(gold, predicted)
+        interval = intervals(task.metrics, counts, self.bootstrap_samples, derive_seed("bootstrap"))
         with (bench.folder / PREDICTIONS).open("w", encoding="utf-8") as file:
             for example, label, prediction in zip(examples, gold, predictions, strict=True):
                 row = {"id": example["id"], "gold": label, "predicted": prediction["label"], **prediction}
@@ -63,12 +97,45 @@ class EvaluationStep(Step):
         bench.summary.update(
             task_type=task.hub_type,
             metric=task.metric,
-            metrics=metrics,
+            metrics=task.score(gold, predicted),
             intervals={name: list(ends) for name, ends in interval.items()},
             test_size=len(examples),
         )
-        record = {**bench.runtime.record, **bench.summary, **self._story(bench)}
+        record = {**bench.runtime.record, "lang": self.language.key, **bench.summary, **self._story(bench)}
         (bench.folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+
+    def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> Callable[[Sequence[Example]], list[Prediction]]:
+        """What makes predictions for examples, from the artifacts of the step's inputs."""
+        if self.task_modules:
+            return self.open_composition(artifacts, device).predict
+        backbone, _ = self.open_below(artifacts, language_head=True)
+        backbone.model.to(device).eval()
+        read = partial(read_examples, artifacts["test_examples"])
+        length = self.backbone.clip(self.task.max_length)
+        return lambda examples: self.task.predict(backbone, examples, length, read)
+
+    def open_below(self, artifacts: Mapping[str, Artifact], language_head: bool = False) -> tuple[Backbone, Module | None]:
+        """The backbone with the target's language module, if there is one, attached and frozen."""
+        backbone = self.backbone.open(artifacts["backbone"], language_head)
+        if self.language_module is None:
+            return backbone, None
+        trained = [artifacts[_role(number)].folder / WITH_TASK for number, _ in enumerate(self.task_modules)]
+        if trained and trained[0].is_dir():  # it was trained along with the task
+            return backbone, self.language_module.method.load(backbone, trained[0])
+        return backbone, self.language_module.attach(backbone, artifacts["language_module"])
+
+    def open_composition(self, artifacts: Mapping[str, Artifact], device: torch.device) -> Composition:
+        """What was trained, with the target's language module in the place of the sources'."""
+        backbone, below = self.open_below(artifacts)
+        branches = []
+        weights = self.weights or (1.0,) * len(self.task_modules)
+        for number, (step, weight) in enumerate(zip(self.task_modules, weights, strict=True)):
+            folder = artifacts[_role(number)].folder
+            module = step.method.load(backbone, folder)
+            head = load_head(folder, step.task.head(backbone, generator(0)))
+            modules = Stack(*(part for part in (below, module) if part)) if len(self.task_modules) > 1 else None
+            branches.append(Branch(head, modules, weight))
+        return Composition(backbone, self.task, branches, self.backbone.clip(self.task.max_length), device)
 
     def _story(self, bench: Workbench) -> dict[str, Any]:
         """How the score came about: every artifact's fingerprint, what training cost, revisions, versions, machine."""
@@ -76,7 +143,7 @@ class EvaluationStep(Step):
         modules = {
             role: artifact
             for role, artifact in bench.inputs.items()
-            if role in ("language_module", "task_module") and "steps" in artifact.summary
+            if role.startswith(("language_module", "task_module")) and "steps" in artifact.summary
         }
         return {
             "fingerprint": self.fingerprint,
@@ -94,3 +161,8 @@ class EvaluationStep(Step):
             "payload": self.payload,
             **surroundings(bench.runtime.device),
         }
+
+
+def _role(number: int) -> str:
+    """The name of a task module among the inputs."""
+    return f"task_module{number or ''}"

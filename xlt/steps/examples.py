@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from xlt.config import identity
+from xlt.errors import UserError
 from xlt.languages import Language
 from xlt.steps.base import Step, Workbench
+from xlt.store import Artifact
 from xlt.tasks.base import Example, Task
+from xlt.tasks.data import SPLITS
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,23 @@ class ExamplesStep(Step):
         for split, examples in splits.items():
             with (bench.folder / f"{split}.jsonl").open("w", encoding="utf-8") as file:
                 file.writelines(json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
-            labels = Counter(str(self.task.gold(example)) for example in examples)
+            labels = Counter(label for example in examples for label in self.task.labels_of(example))
             bench.summary[split] = {"examples": len(examples), "labels": dict(sorted(labels.items()))}
 
 
-def read_examples(folder: Path, split: str) -> list[Example]:
-    """The examples of one split of an artifact."""
-    with (folder / f"{split}.jsonl").open(encoding="utf-8") as file:
+def read_examples(artifact: Artifact, split: str) -> list[Example]:
+    """The examples of one split.
+
+    Raises:
+        UserError: the data set does not have the split for the language.
+    """
+    path = artifact.folder / f"{split}.jsonl"
+    if not path.is_file():
+        present = ", ".join(name for name in SPLITS if (artifact.folder / f"{name}.jsonl").is_file())
+        raise UserError(
+            f"There are no examples in the split {split} of {artifact.manifest['label']}; it has {present}. Where the source of "
+            "labels lacks training examples, choose other labels (source=, source_task=, transfer=); where the target has no "
+            "test split, say which split to score (task.data.splits.test=validation)."
+        )
+    with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]

@@ -1,4 +1,5 @@
-"""What a kind of task is: its labelled examples, its head, its loss, its predictions and its scores.
+"""What a kind of task is: its labelled examples, its predictions and its scores; and, where a task module learns it, its
+head and its loss.
 
 A data set of a known kind is one YAML file: where it lies, how it spells languages, which columns and splits it has and
 which labels, in a fixed order. None of this is guessed from the data.
@@ -7,7 +8,8 @@ which labels, in a fixed order. None of this is guessed from the data.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,14 +22,20 @@ from xlt.config import setting
 from xlt.errors import UserError, suggest
 from xlt.hub import Hub
 from xlt.languages import Language, LanguageTable
+from xlt.random import Draw
 from xlt.tasks.data import SPLITS, HubData, LabelledData
-from xlt.training.batches import Batch
+from xlt.training.batches import Batch, pad
 
 if TYPE_CHECKING:
     from xlt.experiment import Experiment
     from xlt.steps.base import Step
+    from xlt.steps.evaluation import EvaluationStep
 
 Example = dict[str, Any]  # id, the kind's inputs, label
+Row = dict[str, Any]  # what the model reads in one go: input_ids, example (a number), and what the kind adds
+Prediction = dict[str, Any]  # plain data, label first
+
+_LENGTH_STEP = 32  # batches are padded to a multiple of this, so that few shapes occur
 
 
 @dataclass(frozen=True)
@@ -37,36 +45,44 @@ class Task(ABC):
     Attributes:
         name: label of the task in records and folder names.
         data: its examples.
-        metric: the score that decides between checkpoints and is reported first; more of it is better.
-        max_length: tokens of an example at most, special ones included; clipped to what the backbone takes.
+        metric: the score that decides between checkpoints and is reported first.
+        max_length: tokens that the model reads in one go at most, special ones included; clipped to what the backbone takes.
+        validation_share: where a language has training examples and no validation split, the share of them that becomes it.
     """
 
     hub_type: ClassVar[str] = "other"
     """What the hub calls this kind of task."""
 
+    known_metrics: ClassVar[tuple[str, ...]] = ()
+    """The scores that the kind computes."""
+
+    fields_read: ClassVar[tuple[str, ...]] = ()
+    """The fields of an example that columns of the data set have to give."""
+
     name: str = setting("task", is_name=True, identity=False)
     data: LabelledData = field(default_factory=HubData)
     metric: str = setting("accuracy")
     max_length: int = setting(256, at_least=4)
+    validation_share: float = setting(0.1, above=0, at_most=0.5, neutral=True)
+
+    def verify(self, where: str) -> None:
+        """Called by the configuration check."""
+        if self.metric not in self.known_metrics:
+            hint = suggest(self.metric, self.known_metrics, "choices")
+            raise UserError(f"{where}.metric={self.metric} is no choice. {hint}")
+        for name in self.fields_read:
+            if name not in self.data.columns:
+                raise UserError(f"{where}.data.columns has to name the column of the {name}.")
+
+    # ---- its part of the graph
 
     def draw(self, experiment: Experiment, language: Language) -> Step:
-        """This task's part of the graph: the step that makes the language's labelled examples."""
+        """The step that makes the language's labelled examples."""
         return experiment.examples_step(self, language)
 
-    def require_splits(self, *splits: str, transfer: str) -> None:
-        """Refuse a transfer setting that needs labels which the task does not have.
-
-        Raises:
-            UserError: one of `splits` is missing.
-        """
-        missing = [split for split in splits if not self.data.splits.get(split)]
-        if missing:
-            present = [split for split in SPLITS if self.data.splits.get(split)]
-            raise UserError(
-                f"transfer={transfer} needs labels in the split {' and '.join(missing)}, which task={self.name} does not "
-                f"have (it has: {', '.join(present) or 'none'}). Choose a task with these labels, or say under which names its "
-                "data set has them (task.data.splits)."
-            )
+    @abstractmethod
+    def draw_evaluation(self, experiment: Experiment, language: Language) -> EvaluationStep:
+        """The whole graph, from text and labels to the score on a target language."""
 
     def revision(self, language: Language, languages: LanguageTable, hub: Hub) -> dict[str, Any]:
         """What identifies the data behind `examples`.
@@ -76,66 +92,186 @@ class Task(ABC):
         """
         return self.data.revision(language, languages, hub)
 
+    # ---- examples
+
+    def has_split(self, split: str, language: Language, languages: LanguageTable, hub: Hub) -> bool | None:
+        """Whether the data set has the split for the language; None where only the network knows."""
+        found = self.data.present(language, languages, hub)
+        if found is None:
+            return None if split in self.data.splits or split == "validation" else False
+        return split in found or (split == "validation" and "train" in found)
+
     def examples(self, language: Language, languages: LanguageTable, hub: Hub) -> dict[str, list[Example]]:
-        """The labelled examples of each split that the task has.
+        """The labelled examples of each split that the data set has for the language.
+
+        Ids that occur twice get a number behind them. Without a validation split, a share of the training examples is one.
 
         Raises:
-            UserError: a column is missing, or a label is none of the declared ones.
+            UserError: a column is missing, a label is none of the declared ones, or there are no examples at all.
         """
-        result = {}
-        for split in SPLITS:
-            name = self.data.splits.get(split)
-            if name:
-                where = self.data.describe(language, languages, name)
-                rows = self.data.rows(language, languages, hub, name)
-                result[split] = [self._example(row, number, where) for number, row in enumerate(rows)]
-                if not result[split]:
-                    raise UserError(f"There are no examples in {where}.")
-        return result
+        result: dict[str, list[Example]] = {}
+        for split, name in self.data.present(language, languages, hub).items():
+            where = self.data.describe(language, languages, name)
+            rows = self.data.rows(language, languages, hub, name)
+            examples = [self._example(row, number, where) for number, row in enumerate(rows)]
+            if examples:
+                result[split] = _told_apart(examples)
+        if not result:
+            raise UserError(f"There are no examples in {self.data.describe(language, languages, 'any split')}.")
+        if "validation" not in result and len(result.get("train", ())) > 1:
+            drawn = Draw("validation", self.name, language.key).shuffled(range(len(result["train"])))
+            chosen = set(drawn[: max(1, round(self.validation_share * len(drawn)))])
+            train = result["train"]
+            result["validation"] = [example for number, example in enumerate(train) if number in chosen]
+            result["train"] = [example for number, example in enumerate(train) if number not in chosen]
+        return {split: result[split] for split in SPLITS if split in result}
 
     @abstractmethod
     def read(self, row: dict[str, Any]) -> Example:
         """An example from a row of the data set; raises ValueError, saying what is wrong, for a row that is none."""
+
+    # ---- scores
+
+    @abstractmethod
+    def gold(self, example: Example) -> Any:
+        """What a prediction's `label` is compared with, as plain data."""
+
+    def labels_of(self, example: Example) -> Sequence[str]:
+        """The labels that stand in an example, for counting."""
+        return [str(self.gold(example))]
+
+    @abstractmethod
+    def counts(self, gold: Sequence[Any], predicted: Sequence[Any]) -> np.ndarray:
+        """What the scores are made of, counted in each example: [examples, counts]. Test sets add up."""
+
+    @abstractmethod
+    def metrics(self, sums: np.ndarray) -> dict[str, np.ndarray]:
+        """The scores [samples] of test sets, from the sums of their examples' counts [samples, counts]."""
+
+    def score(self, gold: Sequence[Any], predicted: Sequence[Any]) -> dict[str, float]:
+        """The metrics, `metric` among them, of predictions against gold."""
+        sums = self.counts(gold, predicted).sum(axis=0)[None]
+        return {name: float(values[0]) for name, values in self.metrics(sums).items()}
+
+    def _example(self, row: dict[str, Any], number: int, where: str) -> Example:
+        named = {}
+        for name, declared in self.data.columns.items():
+            columns = [declared] if isinstance(declared, str) else declared
+            found = next((column for column in columns if column in row), None)
+            if found is None:
+                hint = suggest(columns[0], row, "columns")
+                raise UserError(f"{where} has no column {' or '.join(columns)} (task.data.columns). {hint}")
+            named[name] = row[found]
+        try:
+            example = self.read(named)
+        except ValueError as error:
+            raise UserError(f"{where}, row {number}: {error}") from error
+        return {"id": str(named["id"]) if "id" in named else str(number), **example}
+
+
+@dataclass(frozen=True)
+class LearntTask(Task):
+    """A task that a task module learns from labels. It owns a head."""
+
+    def draw_evaluation(self, experiment: Experiment, language: Language) -> EvaluationStep:
+        return experiment.transfer.draw(experiment, language)
+
+    def check_source(self, source: Task) -> None:
+        """Refuse labels that do not mean what this task's mean.
+
+        Raises:
+            UserError: another kind of task, or other labels.
+        """
+        if type(source) is not type(self):
+            raise UserError(f"source_task={source.name} is of another kind than task={self.name}.")
+        ours, theirs = getattr(self, "labels", None), getattr(source, "labels", None)
+        if ours != theirs:
+            raise UserError(
+                f"source_task={source.name} has the labels {', '.join(theirs)}, and task={self.name} has {', '.join(ours)}. They "
+                "have to be the same, in the same order: map them with source_task.data.spelling.<label>=<label>."
+            )
 
     @abstractmethod
     def head(self, backbone: Backbone, generator: torch.Generator) -> nn.Module:
         """The head that a task module owns, initialised from `generator`."""
 
     @abstractmethod
-    def batch(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> Batch:
-        """Tensors for some examples: `input_ids`, `attention_mask` [rows, length], and the kind's labels."""
+    def encode(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Row]:
+        """What the model reads of some examples, those of an example together and in the order of the examples.
+
+        An example has at least one row. A row holds `input_ids` (a list), `example` (the number of its example), perhaps
+        `token_type_ids`, and what `tensors` and `answers` need.
+        """
+
+    def batch(self, rows: Sequence[Row], tokenizer: Any) -> Batch:
+        """Tensors for some rows: `input_ids`, `attention_mask` [rows, length], perhaps `token_type_ids`, and the kind's."""
+        ids = pad([row["input_ids"] for row in rows], tokenizer.pad_token_id, _LENGTH_STEP)
+        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+        batch = {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
+        if "token_type_ids" in rows[0]:
+            batch["token_type_ids"] = pad([row["token_type_ids"] for row in rows], 0, _LENGTH_STEP)
+        return {**batch, **self.tensors(rows, ids.shape[1])}
+
+    @abstractmethod
+    def tensors(self, rows: Sequence[Row], length: int) -> dict[str, torch.Tensor]:
+        """The kind's own tensors of a batch, rows first: labels where the examples have them.
+
+        Args:
+            length: of the padded rows.
+        """
+
+    def count(self, batch: Batch) -> int:
+        """How many losses a batch's sum is over."""
+        return len(batch["input_ids"])
 
     @abstractmethod
     def loss(self, head: nn.Module, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The sum of the examples' losses from the hidden states [rows, length, hidden]."""
+        """The sum of the losses of a batch from the hidden states [rows, length, hidden]."""
 
     @abstractmethod
-    def predictions(self, head: nn.Module, hidden: torch.Tensor, batch: Batch) -> list[dict[str, Any]]:
-        """A prediction for each example, as plain data that begins with `label`."""
+    def scores(self, head: nn.Module, hidden: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        """What the head says of each row, rows first. The weighted sum over branches is what `answers` gets."""
 
     @abstractmethod
-    def gold(self, example: Example) -> Any:
-        """What a prediction's `label` is compared with."""
+    def answers(self, scores: Mapping[str, torch.Tensor], rows: Sequence[Row]) -> list[Any]:
+        """What the scores say of each row, as plain data for `join`."""
+
+    def join(self, example: Example, rows: Sequence[Row], answers: Sequence[Any]) -> Prediction:
+        """The prediction for an example from the answers of its rows; most kinds have one row."""
+        return answers[0]
+
+
+@dataclass(frozen=True)
+class LanguageModelTask(Task):
+    """A task that the language model answers as it is, with its language head; no task module learns it."""
+
+    def draw_evaluation(self, experiment: Experiment, language: Language) -> EvaluationStep:
+        examples = experiment.examples(self, language, self.needs, "the task")
+        module = experiment.language_module(language)
+        return experiment.evaluation_step(self, language, module, (), examples)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The splits that it reads."""
+        return ("test",)
 
     @abstractmethod
-    def score(self, gold: Sequence[Any], predicted: Sequence[Any]) -> dict[str, float]:
-        """The metrics, `metric` among them, of predictions against gold."""
+    def predict(
+        self, backbone: Backbone, examples: Sequence[Example], max_length: int, read: Callable[[str], list[Example]]
+    ) -> list[Prediction]:
+        """A prediction for each example.
 
-    def resampled_scores(self, gold: Sequence[Any], predicted: Sequence[Any], draws: np.ndarray) -> dict[str, np.ndarray]:
-        """The metrics [samples] of test sets made of the examples that the rows of `draws` [samples, examples] name.
-
-        A kind that can count faster than one test set at a time overrides this.
+        Args:
+            backbone: with its language head and the language module, in evaluation mode and on its device.
+            read: the examples of another split.
         """
-        scores = [self.score([gold[i] for i in draw], [predicted[i] for i in draw]) for draw in draws]
-        return {name: np.array([score[name] for score in scores]) for name in scores[0]}
 
-    def _example(self, row: dict[str, Any], number: int, where: str) -> Example:
-        columns = self.data.columns
-        missing = [column for column in columns.values() if column not in row]
-        if missing:
-            raise UserError(f"{where} has no column {missing[0]} (task.data.columns). {suggest(missing[0], row, 'columns')}")
-        try:
-            example = self.read({field: row[column] for field, column in columns.items()})
-        except ValueError as error:
-            raise UserError(f"{where}, row {number}: {error}") from error
-        return {"id": str(row[columns["id"]]) if "id" in columns else str(number), **example}
+
+def _told_apart(examples: list[Example]) -> list[Example]:
+    seen: Counter[str] = Counter()
+    result = []
+    for example in examples:
+        seen[example["id"]] += 1
+        times = seen[example["id"]]
+        result.append(example if times == 1 else {**example, "id": f"{example['id']}#{times}"})
+    return result

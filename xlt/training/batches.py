@@ -51,6 +51,55 @@ class Batches(Dataset):
         return torch.randperm(self.size, generator=generator(self._seed, "order", epoch))
 
 
+class SeveralSources(Dataset):
+    """Batches of which each comes from one source alone.
+
+    In an epoch each source has its number of batches, in an order drawn anew; within a source the examples go on from batch to
+    batch as in `Batches`.
+
+    Args:
+        sources: the batches of each.
+        shares: how many batches of each an epoch has.
+        seed: names the orders.
+    """
+
+    def __init__(self, sources: Sequence[Batches], shares: Sequence[int], seed: int) -> None:
+        self.sources = sources
+        self.shares = shares
+        self.batch_size = sources[0].batch_size
+        self.size = sum(shares) * self.batch_size
+        self._seed = seed
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of one optimiser step, counted from 0."""
+        epoch, place = divmod(step, sum(self.shares))
+        order = self._order(epoch)
+        source = order[place]
+        earlier = epoch * self.shares[source] + order[:place].count(source)
+        return self.sources[source][earlier]
+
+    def _order(self, epoch: int) -> list[int]:
+        """The source of each batch of an epoch."""
+        sources = [source for source, share in enumerate(self.shares) for _ in range(share)]
+        return [sources[place] for place in torch.randperm(len(sources), generator=generator(self._seed, "sources", epoch))]
+
+
+def shares_of(sizes: Sequence[int], batch_size: int, sampling: str, temperature: float = 1.0) -> list[int]:
+    """How many batches of each source an epoch has. Together they are as many as the examples fill.
+
+    Args:
+        sizes: the examples of each, a repeated one counted as often.
+        sampling: `proportional` to the sizes, which is every example once; `uniform`; or `tempered`, proportional to the sizes to
+            the power of 1 / temperature (temperature 1 is proportional, infinity uniform).
+    """
+    whole = [-(-size // batch_size) for size in sizes]
+    if sampling == "proportional":
+        return whole
+    power = 0.0 if sampling == "uniform" else 1 / temperature
+    weights = [size**power for size in sizes]
+    return [max(1, round(sum(whole) * weight / sum(weights))) for weight in weights]
+
+
 def pad(sequences: Sequence[Sequence[int]], value: int, multiple: int = 1) -> torch.Tensor:
     """Rows of equal length [rows, length]; the length is rounded up to a `multiple` so that few shapes occur."""
     longest = max(len(sequence) for sequence in sequences)
