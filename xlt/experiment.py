@@ -293,10 +293,14 @@ class Experiment:
         """A task module learnt from labels of one or more languages, on top of their language modules.
 
         Raises:
-            UserError: the labels of the source languages are not those of the task.
+            UserError: the modules of the source languages cannot take turns.
         """
-        if any(labels.examples.task is not self.task for labels in sources):
-            self.task.check_source(self.source_task)
+        modules = {labels.language_module.fingerprint for labels in sources if labels.language_module is not None}
+        if len(modules) > 1 and self.settings.language.path is None and not self.method.switches:
+            raise UserError(
+                f"method={self.method.name} changes the backbone itself, so the modules of several languages cannot take turns. "
+                "Use one source language, or a method that leaves the backbone as it is, such as method=seq_bn_inv."
+            )
         return TaskModuleStep(
             self.task_method,
             self.task,

@@ -84,6 +84,7 @@ class CrossLingual(Transfer):
         Args:
             cap: training examples of each at most.
         """
+        experiment.task.check_source(experiment.source_task)
         from_source = self.validation == "source"
         shots = Shots(cap, seed=experiment.settings.seed) if cap is not None else None
         needs = ("train", "validation") if from_source else ("train",)

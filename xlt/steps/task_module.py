@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 from xlt.backbones.backbone import Backbone
 from xlt.backbones.composition import Stack
 from xlt.config import identity
-from xlt.errors import UserError
 from xlt.methods.base import Method, Module
 from xlt.random import Draw, derive_seed, generator
 from xlt.steps.audit import count_trainable, estimate_training
@@ -216,11 +215,6 @@ class TaskModuleStep(Step):
         for number, labels in enumerate(self.sources):
             step = labels.language_module
             if step is not None and step.fingerprint not in attached:
-                if attached and not step.method.switches:
-                    raise UserError(
-                        f"method={step.method.name} changes the backbone itself, so the modules of several languages cannot take "
-                        "turns. Use one source language, or a method that leaves the backbone as it is."
-                    )
                 attached[step.fingerprint] = step.attach(backbone, artifacts[f"language_module{number or ''}"])
             result.append(attached[step.fingerprint] if step is not None else None)
         return backbone, result
