@@ -95,7 +95,11 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "one label": (["task.labels=[kiki]"], ["at least two labels"]),
     "label that was not declared": (["task.labels=[kiki,booba]"], ["'bouba'", "task.labels"]),
     "column that the data lacks": (["task.data.columns.text=sentence"], ["no column sentence", "text"]),
-    "split that the data lacks": (["task.data.splits.train=learn"], ["no split learn", "train"]),
+    "split that the data lacks": (
+        ["task.data.splits.train=learn"],
+        ["in the split train", "has: validation, test", "data.splits"],
+    ),
+    "slice that is none": (["task.data.splits.train='train[10]'"], ["'train[10]'", "validation[100:200]"]),
     "no labels to learn from": (["task.data.splits.train=null"], ["transfer=in_language", "train", "does not have"]),
     "layer that is not there": (["method.leave_out=[7]"], ["leave_out=[7]", "0 to 1"]),
     "choice that is no choice": (["task=7"], ["task"]),
@@ -237,6 +241,19 @@ def test_test_data_without_text(overrides: list[str], tmp_path: Path, capsys: py
     said = complaint(replaced(overrides, paths__mirror=tmp_path / "mirror"), capsys, tmp_path / "outputs")
     assert "row 40" in said
     assert "no text" in said
+
+
+@pytest.mark.parametrize(
+    ("split", "others", "may_stay"),
+    [("train", "validation, test", {"examples"}), ("test", "train, validation", {"examples", "task_module"})],
+)
+def test_split_that_turns_out_to_be_empty(
+    split: str, others: str, may_stay: set[str], overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found only by reading, and refused where it is needed."""
+    arguments = [*overrides, "method=none", f"task.data.splits.{split}='{split}[100:]'"]
+    said = complaint(arguments, capsys, tmp_path / "outputs", frozenset(may_stay))
+    assert f"no examples in the split {split} of topics-mt; it has {others}" in said
 
 
 def test_table_of_languages_without_names(overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -161,14 +161,14 @@ def test_the_model_s_seed_splits_a_backbone_s_texts(source: str, scratch: list[s
     drawn = experiment(arguments, "language.seed=5", "model.seed=3", "lang=yo")
     texts = [step for step in drawn.backbone().ancestors().values() if step.kind == "text"]
     assert {(step.language.key, step.seed) for step in texts} == {("en", 3), ("yo", 3)}
-    assert drawn.text(drawn.language).seed == 5
+    assert drawn.text(drawn.targets[0]).seed == 5
 
 
 def test_a_text_that_backbone_and_module_read_is_made_once(scratch: list[str], own_text: list[str]) -> None:
     """Where seeds and sources are the same."""
     for arguments in (scratch, [*scratch, *own_text]):
         drawn = experiment(arguments, "lang=yo")
-        assert drawn.text(drawn.language).fingerprint in drawn.backbone().ancestors()
+        assert drawn.text(drawn.targets[0]).fingerprint in drawn.backbone().ancestors()
 
 
 def test_the_miniature_backbone_reads_the_miniature_world(overrides: list[str]) -> None:

@@ -19,6 +19,7 @@ from xlt.errors import UserError
 from xlt.experiment import Experiment
 from xlt.methods.fusion import FusionModule
 from xlt.runner import Record
+from xlt.steps.composition import Composition
 from xlt.steps.language_module import LanguageModuleStep
 
 MEMBERS = 'method.members=["method=seq_bn","lang=yo method=seq_bn_inv"]'
@@ -38,16 +39,22 @@ def experiment(*typed: str) -> Experiment:
 
 
 def fusion_step(*typed: str) -> LanguageModuleStep:
-    return experiment(*typed).evaluation.task_module.language_module
+    return experiment(*typed).evaluations[0].language_module
 
 
 def folders(record: Mapping, *typed: str) -> dict[str, Path]:
     """Where the artifacts of a run's modules are: `member0`, `member1`, `language_module`, `task_module`."""
-    store, task_module = Path(record["store"]), experiment(*typed).evaluation.task_module
+    store, task_module = Path(record["store"]), experiment(*typed).evaluations[0].task_modules[0]
     fusion = task_module.language_module
     steps = {**{f"member{number}": step for number, step in enumerate(fusion.members)}, "language_module": fusion}
     steps["task_module"] = task_module
     return {name: next(store.glob(f"{step.kind}/*-{step.fingerprint[:16]}")) for name, step in steps.items()}
+
+
+def opened(record: Record) -> Composition:
+    """What `xlt.load` answers with."""
+    predictor = xlt.load(record)
+    return predictor._step.open_composition(predictor._artifacts, torch.device("cpu"))
 
 
 def layers(setup: Path) -> dict[str, torch.Tensor]:
@@ -119,7 +126,7 @@ def test_the_evaluated_layers_were_trained_with_the_task(fused: tuple[list[str],
     assert beginning.keys() == trained.keys()
     assert all(not torch.equal(beginning[name], trained[name]) for name in trained if name.endswith("value.weight"))
     assert record["training"].keys() == {"task_module"}
-    module = xlt.load(record).composition.backbone.modules[2]
+    module = opened(record).backbone.modules[2]
     assert isinstance(module, FusionModule)
     loaded = {f"{layer}.{name}": tensor for (layer, _), part in module.layers.items() for name, tensor in part.named_parameters()}
     assert loaded.keys() == trained.keys()
@@ -141,13 +148,12 @@ def test_the_score_is_that_of_the_trained_layers(fused: tuple[list[str], Record]
     rows = [json.loads(line)["probabilities"]["kiki"] for line in record.predictions_path.read_text().splitlines()]
     file = world / "mirror" / "tiny" / "topics" / "data" / "mlt_Latn" / "test.jsonl"
     texts = [json.loads(line)["text"] for line in file.read_text().splitlines()]
-    predictor = xlt.load(record)
-    assert [answer["probabilities"]["kiki"] for answer in predictor.predict(texts)] == pytest.approx(rows, abs=1e-6)
-    beginning = layers(folders(record, *typed)["language_module"])
-    for (layer, _), part in predictor.composition.backbone.modules[2].layers.items():
+    assert [answer["probabilities"]["kiki"] for answer in xlt.load(record).predict(texts)] == pytest.approx(rows, abs=1e-6)
+    composition, beginning = opened(record), layers(folders(record, *typed)["language_module"])
+    for (layer, _), part in composition.backbone.modules[2].layers.items():
         for name, parameter in part.named_parameters():
             parameter.copy_(beginning[f"{layer}.{name}"])
-    others = [answer["probabilities"]["kiki"] for answer in predictor.predict(texts)]
+    others = [answer["probabilities"]["kiki"] for answer in composition.predict([{"text": text} for text in texts])]
     assert max(abs(one - other) for one, other in zip(rows, others, strict=True)) > 1e-5
 
 

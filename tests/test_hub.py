@@ -9,8 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
-from conftest import write_labelled_data
+from conftest import LABELS, write_labelled_data
 from local_hub import COMMIT, serve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,6 +64,34 @@ def test_from_the_hub_and_then_without_it(overrides: list[str], repositories: Pa
     offline = run([*arguments, "seed=1"], "http://127.0.0.1:9", tmp_path / "home")  # the model comes from the cache
     assert offline.returncode == 0, offline.stderr
     assert "making language_module" not in offline.stderr
+
+
+@pytest.mark.slow
+def test_the_hub_s_own_export_of_a_data_set(overrides: list[str], repositories: Path, tmp_path: Path) -> None:
+    """Of one whose main branch is a loading script: a folder for each configuration, without a word on them in a README."""
+    exported = repositories / "datasets" / "org" / "exported"
+    for number, config in enumerate(("mlt_Latn", "yor_Latn")):
+        for split, size in (("train", 8), ("validation", 8), ("test", 30 + number)):
+            (exported / config / split).mkdir(parents=True)
+            columns = {"index_id": list(range(size)), "text": ["ki ba du"] * size, "category": [i % 2 for i in range(size)]}
+            features = datasets.Features(
+                index_id=datasets.Value("int64"), text=datasets.Value("string"), category=datasets.ClassLabel(names=LABELS)
+            )
+            table = datasets.Dataset.from_dict(columns, features=features)
+            table.to_parquet(exported / config / split / "0000.parquet")
+    arguments = [text for text in from_hub(overrides) if not text.startswith("task.data.id")]
+    arguments += ["method=none", "task.data.id=org/exported", "++task.data.parquet_export=true"]
+    classes = f"+task.data.classes={{category: [{', '.join(LABELS)}]}}"
+    with serve(repositories) as address:
+        done = run([*arguments, classes], address, tmp_path / "home")
+        assert done.returncode == 0, done.stderr
+        turned = run([*arguments, classes.replace(", ".join(LABELS), ", ".join(LABELS[::-1]))], address, tmp_path / "home")
+    assert turned.returncode == 2, turned.stderr
+    assert "declares the classes kiki, bouba in the column category" in turned.stderr
+    (path,) = (tmp_path / "outputs" / "runs").rglob("result.json")
+    record = json.loads(path.read_text())
+    assert record["test_size"] == 30, "of Maltese alone"
+    assert record["revisions"]["examples/topics-mt"] == {"id": "org/exported", "config": "mlt_Latn", "revision": COMMIT}
 
 
 @pytest.mark.slow

@@ -1256,7 +1256,7 @@ def planned(*overrides: str) -> Any:
 
     fixed = ["model=miniature", "data=miniature", "task=mini_topic", "train=miniature", "device=cpu", "plan=true"]
     experiment = Experiment.from_config(compose([*fixed, *overrides]), online=False)
-    _ = experiment.evaluation
+    _ = experiment.evaluations
     return experiment
 
 
@@ -1284,7 +1284,7 @@ def test_experiments_that_cannot_be(overrides: list[str], complaint: str) -> Non
 def test_a_language_from_the_command_line(tmp_path: Path) -> None:
     """It is found, speaks, and has the text of its relatives' world."""
     experiment = planned("+world.languages.qtz={name: Zeta, family: ar, branch: ze}", "lang=qtz", *SMALL)
-    language = experiment.language
+    language = experiment.targets[0]
     assert (language.key, language.name, language.family, language.genus) == ("qtz", "Zeta", "ar", "ze")
     assert experiment.languages.find(CODES[0]).name == WORLD.languages[CODES[0]].name
     assert isinstance(experiment.data, MiniatureCorpus)
@@ -1402,7 +1402,7 @@ def test_xlt_reads_the_mirror(mirror: Path, tmp_path: Path) -> None:
     data = ["task.data._target_=xlt.tasks.data.HubData", "+task.data.id=miniature/topic", "+task.data.language_column=key"]
     gone = ["~task.data.world", "~task.data.view", "~task.data.sizes", "~task.data.mislabelled"]
     experiment = planned(f"lang={CHOSEN[1]}", *data, *gone, f"paths.mirror={mirror}", f"paths.outputs={tmp_path}")
-    examples = experiment.task.examples(experiment.language, experiment.languages, experiment.hub)
+    examples = experiment.task.examples(experiment.targets[0], experiment.languages, experiment.hub)
     assert examples["test"] == [
         {"id": row["id"], "text": row["text"], "label": row["category"]} for row in sample(CHOSEN[1], "topic")[: SIZES["test"]]
     ]

@@ -43,13 +43,31 @@ def test_from_text_to_score(overrides: list[str], tmp_path: Path, capsys: pytest
     assert lines[2] == f"record    {path}"
 
 
+def test_several_target_languages(overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A record for each, as in runs of their own, and the mean."""
+    together = [text for text in overrides if text != "lang=mt"] + ["lang=[mt,yo]", "method=none"]
+    shown, _ = run(together, capsys)
+    records = {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "outputs" / "runs").rglob("result.json")}
+    assert {name: record["lang"] for name, record in records.items()} == {"mt": "mt", "yo": "yo"}
+    scores = [records[name]["metrics"]["macro_f1"] for name in ("mt", "yo")]
+    assert f"mean      macro_f1 {sum(scores) / 2:.3f} over 2 languages" in shown
+    _, said = run([*overrides, "method=none", "lang=yo"], capsys)
+    assert made(said) == [], "the same results"
+    both = xlt.run(*together)
+    assert [record["metrics"] for record in both] == [records[name]["metrics"] for name in ("mt", "yo")]
+    texts = ["ki ba du", "ba ki"]
+    answers = [[answer["probabilities"]["kiki"] for answer in xlt.load(record).predict(texts)] for record in both]
+    assert answers[0] != answers[1], "each is loaded as what it is"
+
+
 def test_record_tells_the_whole_story(overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(overrides, capsys)
     (path,) = (tmp_path / "outputs" / "runs").rglob("result.json")
     record = json.loads(path.read_text())
     expected = {
         "model": "bert", "method": "seq_bn_inv", "task_method": "seq_bn", "data": "text", "lang": "mt", "task": "topics",
-        "transfer": "in_language", "seed": 0, "language_seed": 0, "test_size": 40, "metric": "macro_f1",
+        "transfer": "in_language", "source": None, "source_task": None, "shots": None, "seed": 0, "language_seed": 0,
+        "test_size": 40, "metric": "macro_f1",
     }  # fmt: skip
     assert {name: record[name] for name in expected} == expected
     assert set(record["metrics"]) == {"macro_f1", "accuracy"} == set(record["intervals"])

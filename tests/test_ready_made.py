@@ -75,7 +75,7 @@ def describe(folder: Path, **changes: Any) -> None:
 
 
 def task_fingerprint(*typed: str) -> str:
-    return Experiment.from_config(cli.compose(typed)).evaluation.task_module.fingerprint
+    return Experiment.from_config(cli.compose(typed)).evaluations[0].task_modules[0].fingerprint
 
 
 # ---- what is computed

@@ -40,8 +40,9 @@ class Runs:
         self.folder = folder
 
     def record(
-        self, predicted: Sequence[str], method: str | None = "seq_bn", seed: int = 0, seconds: Sequence[float] = (10.0, 5.0)
-    ) -> Record:
+        self, predicted: Sequence[str], method: str | None = "seq_bn", seed: int = 0, seconds: Sequence[float] = (10.0, 5.0),
+        lang: str = "mt",
+    ) -> Record:  # fmt: skip
         folder = self.folder / str(len(list(self.folder.iterdir())))
         folder.mkdir()
         lines = [
@@ -52,7 +53,7 @@ class Runs:
         roles = ("language_module", "task_module") if method else ("task_module",)
         costs = zip(roles, (1_234_567, 890)[-len(roles) :], seconds[-len(roles) :], strict=True)
         content = {
-            "method": method, "seed": seed, "metric": "accuracy", "config": {"task": TASK},
+            "method": method, "seed": seed, "lang": lang, "metric": "accuracy", "config": {"task": TASK},
             "metrics": {"accuracy": sum(map(str.__eq__, GOLD, predicted)) / len(GOLD), "macro_f1": 0.123},
             "training": {role: {"trainable_parameters": count, "seconds": time} for role, count, time in costs},
         }  # fmt: skip
@@ -199,7 +200,7 @@ def test_costs(runs: Runs) -> None:
 
 def test_failed_runs_are_counted(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     done = [
-        (["lang=mt", "method=seq_bn", f"seed={seed}"], runs.record(right(60 + seed, 40 - seed), seed=seed)) for seed in (0, 1)
+        (["lang=mt", "method=seq_bn", f"seed={seed}"], [runs.record(right(60 + seed, 40 - seed), seed=seed)]) for seed in (0, 1)
     ]
     cli.show_sweep([*done, (["lang=mt", "method=seq_bn", "seed=2"], None)])
     captured = capsys.readouterr()
@@ -209,17 +210,34 @@ def test_failed_runs_are_counted(runs: Runs, capsys: pytest.CaptureFixture[str])
 
 
 def test_one_run_is_no_table(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.show_sweep([(["seed=0"], runs.record(right(60, 40)))])
+    cli.show_sweep([(["seed=0"], [runs.record(right(60, 40))])])
     assert capsys.readouterr() == ("", "")
     cli.show_sweep([(["seed=0"], None), (["seed=1"], None)])
     assert capsys.readouterr() == ("", "2 of 2 runs failed\n")
+
+
+def test_a_run_with_several_target_languages(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has a line for each of them, beside those of the same language without a language module."""
+    hits = {None: {"mt": 50, "yo": 80}, "seq_bn": {"mt": 60, "yo": 70}}
+    jobs = [
+        (["lang=[mt,yo]", f"method={method or 'none'}", "seed=0"],
+         [runs.record(right(count, 100 - count), method, lang=language) for language, count in scores.items()])
+        for method, scores in hits.items()
+    ]  # fmt: skip
+    cli.show_sweep(jobs)
+    lines = {(line["lang"], line["method"]): line for line in cells(capsys.readouterr().out.strip())}
+    assert {key: line["accuracy"] for key, line in lines.items()} == {
+        ("mt", "none"): "0.500", ("yo", "none"): "0.800", ("mt", "seq_bn"): "0.600", ("yo", "seq_bn"): "0.700",
+    }  # fmt: skip
+    assert gain(lines["mt", "seq_bn"]["gain over none"])[0] == pytest.approx(0.1)
+    assert gain(lines["yo", "seq_bn"]["gain over none"])[0] == pytest.approx(-0.1)
 
 
 def test_overrides_of_every_form(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     """As Hydra writes them: what removes a setting has an empty value, and a value may hold the sign."""
     jobs = [
         (["~tracker.mode=", "+model.shape.x=1", "data.path=a=b.txt", "method@task_method=full", f"seed={seed}"],
-         runs.record(right(60, 40), seed=seed))
+         [runs.record(right(60, 40), seed=seed)])
         for seed in (0, 1)
     ]  # fmt: skip
     cli.show_sweep(jobs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -51,10 +50,7 @@ def load(record: Record | Mapping[str, Any] | str | Path, device: str = "auto") 
         UserError: the store lacks an artifact, or what it is made from is no longer what it was.
     """
     if isinstance(record, (str, Path)):
-        path = Path(record)
-        if not path.is_file():
-            raise UserError(f"There is no record {path}. A run writes result.json into its folder below outputs/runs.")
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = Record.read(Path(record))
     try:
         config = OmegaConf.create({**record["config"], "device": device, "reuse": "only_cached", "plan": False})
         config.paths.store = record["store"]
@@ -87,8 +83,18 @@ class Predictor:
 
         Args:
             inputs: texts, or mappings with the fields of the task's examples.
+
+        Raises:
+            UserError: an input lacks a field.
         """
         examples = [{"text": item} if isinstance(item, str) else dict(item) for item in inputs]
+        task = self._step.task
+        for number, example in enumerate(examples):
+            missing = [name for name in task.inputs if name not in example]
+            if missing:
+                raise UserError(
+                    f"Input {number} has no {' and no '.join(missing)}: task={task.name} reads mappings with {', '.join(task.inputs)}."
+                )
         return self._answer(examples)
 
     def generate(self, prompts: Iterable[str], **options: Any) -> list[str]:

@@ -28,7 +28,7 @@ log = logging.getLogger("xlt")
 
 
 class Record(Mapping[str, Any]):
-    """What `result.json` holds, with where it lies.
+    """What `result.json` holds, with where it lies. `Record.read` finds one that an earlier run has left.
 
     Attributes:
         path: the copy in the run's folder.
@@ -39,6 +39,34 @@ class Record(Mapping[str, Any]):
         self._content = content
         self.path = path
         self.predictions_path = predictions_path
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """The record in a run's folder, or in a file.
+
+        Raises:
+            UserError: there is none, or the store no longer has its predictions.
+        """
+        file = path / RECORD if path.is_dir() else path
+        if not file.is_file():
+            raise UserError(
+                f"There is no record {file}. A run writes {RECORD} into its folder below outputs/runs or outputs/sweeps."
+            )
+        content = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            names = [name for name, fingerprint in content["fingerprints"].items() if fingerprint == content["fingerprint"]]
+            kind, _, label = names[0].partition("/")
+            artifact = Store(Path(content["store"])).peek(kind, label, content["fingerprint"])
+        except (KeyError, TypeError, IndexError) as error:
+            raise UserError(f"{file} is not a record of xlt: it lacks {error}.") from error
+        if artifact is None:
+            raise UserError(f"The store {content['store']} no longer has the predictions behind {file}: run it again.")
+        return cls(content, file, artifact.folder / PREDICTIONS)
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """id, gold, predicted and more of every test example."""
+        with self.predictions_path.open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
 
     def __getitem__(self, key: str) -> Any:
         return self._content[key]

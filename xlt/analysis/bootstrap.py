@@ -29,6 +29,19 @@ def intervals(
     return {name: _interval(np.concatenate([part[name] for part in parts]), confidence) for name in parts[0]}
 
 
+def mean_interval(
+    metrics: Metrics, runs: Sequence[np.ndarray], metric: str, samples: int = 1000, seed: int = 0, confidence: float = 0.95
+) -> tuple[float, float]:
+    """The interval of the mean score over several runs; every resampled test set is scored by all of them.
+
+    Args:
+        runs: the counts of each on the same examples, [examples, counts] each.
+    """
+    weighted = _drawn(len(runs[0]), samples, seed)
+    means = [np.mean([metrics(weights @ run)[metric] for run in runs], axis=0) for weights in weighted]
+    return _interval(np.concatenate(means), confidence)
+
+
 def paired_gain(
     metrics: Metrics,
     before: Sequence[np.ndarray],

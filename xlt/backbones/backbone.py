@@ -80,7 +80,7 @@ class Backbone:
         if report["missing_keys"]:
             raise UserError(
                 f"{folder} lacks weights that are needed here: {', '.join(sorted(report['missing_keys'])[:3])}. "
-                "Use a checkpoint that was saved with its pretraining head, or method=none, which needs no such head."
+                "Use a checkpoint that was saved with its pretraining head, or, for a task with a head of its own, method=none."
             )
         return cls(model, load_tokenizer(folder), parts)
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from omegaconf import OmegaConf
-
-from xlt.analysis.bootstrap import paired_gain
-from xlt.config import build
+from xlt.report.systems import System
 from xlt.runner import Record
-from xlt.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -36,55 +30,47 @@ def jobs_of(overrides: Sequence[str], records: Sequence[Record]) -> list[Job]:
 
 
 def table(jobs: Sequence[Job]) -> str:
-    """A line for each setting of a sweep, the seeds averaged.
+    """A line for each setting of a sweep, the seeds averaged; the intervals are bootstraps over test examples.
 
-    The gain is the paired difference to the runs with `method=none` and the same seeds on the same examples; its interval
-    is a bootstrap over examples (see `paired_gain`). Seconds are those of training the language module and one task module.
+    The gain is the paired difference to the runs with `method=none` and the same seeds on the same examples (see `paired_gain`).
+    Seconds are those of training the language module and one task module.
     """
     groups: dict[tuple, list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.without("seed"), []).append(job)
-    baselines = {runs[0].without("seed", "method"): runs for runs in groups.values() if runs[0].record["method"] is None}
+    systems = {key: System([job.record for job in runs]) for key, runs in groups.items()}
+    baselines = {
+        runs[0].without("seed", "method"): systems[key] for key, runs in groups.items() if runs[0].record["method"] is None
+    }
     names = [name for name in jobs[0].settings if name != "seed" and len({job.settings.get(name) for job in jobs}) > 1]
-    metrics = {job.record["metric"] for job in jobs}
+    metrics = {system.metric for system in systems.values()}
     score = metrics.pop() if len(metrics) == 1 else "score"
+    less = "" if all(system.task.more_is_better for system in systems.values()) else " (less is better)"
     columns = [name.rpartition("@")[2] for name in names]  # method@task_method is how Hydra calls task_method
-    rows = [[*columns, "seeds", score, "gain over none", "trainable parameters", "seconds"]]
-    for runs in groups.values():
-        baseline = baselines.get(runs[0].without("seed", "method"))
+    rows = [[*columns, "seeds", f"{score}{less}", "95 % interval", "gain over none", "trainable parameters", "seconds"]]
+    for key, runs in groups.items():
+        system, baseline = systems[key], baselines.get(runs[0].without("seed", "method"))
         shown = [runs[0].settings[name] for name in names]
-        gain = _gain(baseline, runs) if baseline and baseline is not runs else ""
-        mean = _mean(runs) if score != "score" else f"{runs[0].record['metric']} {_mean(runs)}"
-        rows.append([*shown, str(len(runs)), mean, gain, *_costs(runs)])
+        deviation = f" ± {system.deviation:.3f}" if system.deviation is not None else ""
+        mean = f"{'' if score != 'score' else f'{system.metric} '}{system.mean:.3f}{deviation}"
+        low, high = system.interval
+        gain = _gain(system, baseline) if baseline and baseline is not system else ""
+        rows.append([*shown, str(len(runs)), mean, f"[{low:.3f}, {high:.3f}]", gain, *_costs(runs)])
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines with columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def _mean(runs: Sequence[Job]) -> str:
-    scores = [run.record["metrics"][run.record["metric"]] for run in runs]
-    deviation = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
-    return f"{statistics.fmean(scores):.3f}{deviation}"
-
-
-def _gain(baseline: Sequence[Job], runs: Sequence[Job]) -> str:
-    pairs = {job.record["seed"]: [job] for job in baseline}
-    for job in runs:
-        pairs.setdefault(job.record["seed"], []).append(job)
-    complete = [pair for pair in pairs.values() if len(pair) == 2]
-    if not complete:
+def _gain(system: System, baseline: System) -> str:
+    gain = system.gain_over(baseline, test=False)
+    if gain is None:
         return "no seed in common"
-    record = runs[0].record
-    task = build(OmegaConf.create(record["config"]["task"]), "task", Task)
-    before, after = ([task.counts(*_predictions(pair[side].record)) for pair in complete] for side in (0, 1))
-    gain, (low, high) = paired_gain(task.metrics, before, after, record["metric"])
-    return f"{gain:+.3f} [{low:+.3f}, {high:+.3f}]"
-
-
-def _predictions(record: Record) -> tuple[list[Any], list[Any]]:
-    """The gold and predicted labels of all test examples."""
-    with record.predictions_path.open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    return [row["gold"] for row in rows], [row["predicted"] for row in rows]
+    low, high = gain.interval
+    return f"{gain.mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _costs(runs: Sequence[Job]) -> tuple[str, str]:

@@ -124,7 +124,7 @@ class PretrainedBackboneStep(BackboneStep):
         if anatomy.objective == "masked" and not any(name.startswith(f"{head}.") for name in names):
             raise UserError(
                 f"model.path={self.source.name} has no masked-language-model head ({head}.*), which a language module is "
-                "trained through. Use a checkpoint with that head, or method=none, which needs none."
+                "trained through. Use a checkpoint with that head, or, for a task with a head of its own, method=none."
             )
 
     def locate(self) -> Artifact:

@@ -63,7 +63,7 @@ class EvaluationStep(Step):
     def label(self) -> str:
         if not self.task_modules:
             below = self.language_module.label if self.language_module else f"{self.backbone.label}-none"
-            return f"{below}-{self.examples.label}"
+            return f"{below}-{self.task.name}-{self.language.key}"
         learnt = self.task_modules[0].label
         if len(self.task_modules) > 1:
             learnt += f"+{len(self.task_modules) - 1}"

@@ -47,7 +47,6 @@ class Task(ABC):
         data: its examples.
         metric: the score that decides between checkpoints and is reported first.
         max_length: tokens that the model reads in one go at most, special ones included; clipped to what the backbone takes.
-        validation_share: where a language has training examples and no validation split, the share of them that becomes it.
     """
 
     hub_type: ClassVar[str] = "other"
@@ -59,11 +58,16 @@ class Task(ABC):
     fields_read: ClassVar[tuple[str, ...]] = ()
     """The fields of an example that columns of the data set have to give."""
 
+    inputs: ClassVar[tuple[str, ...]] = ()
+    """Those of them that the model reads, in order."""
+
+    more_is_better: ClassVar[bool] = True
+    """Whether a greater score of the main metric is a better one."""
+
     name: str = setting("task", is_name=True, identity=False)
     data: LabelledData = field(default_factory=HubData)
     metric: str = setting("accuracy")
     max_length: int = setting(256, at_least=4)
-    validation_share: float = setting(0.1, above=0, at_most=0.5, neutral=True)
 
     def verify(self, where: str) -> None:
         """Called by the configuration check."""
@@ -71,7 +75,7 @@ class Task(ABC):
             hint = suggest(self.metric, self.known_metrics, "choices")
             raise UserError(f"{where}.metric={self.metric} is no choice. {hint}")
         for name in self.fields_read:
-            if name not in self.data.columns:
+            if self.data.columns.get(name) is None:
                 raise UserError(f"{where}.data.columns has to name the column of the {name}.")
 
     # ---- its part of the graph
@@ -98,7 +102,8 @@ class Task(ABC):
         """Whether the data set has the split for the language; None where only the network knows."""
         found = self.data.present(language, languages, hub)
         if found is None:
-            return None if split in self.data.splits or split == "validation" else False
+            declared = self.data.splits.get(split) or (split == "validation" and self.data.splits.get("train"))
+            return None if declared else False
         return split in found or (split == "validation" and "train" in found)
 
     def examples(self, language: Language, languages: LanguageTable, hub: Hub) -> dict[str, list[Example]]:
@@ -119,8 +124,8 @@ class Task(ABC):
         if not result:
             raise UserError(f"There are no examples in {self.data.describe(language, languages, 'any split')}.")
         if "validation" not in result and len(result.get("train", ())) > 1:
-            drawn = Draw("validation", self.name, language.key).shuffled(range(len(result["train"])))
-            chosen = set(drawn[: max(1, round(self.validation_share * len(drawn)))])
+            drawn = Draw("validation", language.key).shuffled(range(len(result["train"])))
+            chosen = set(drawn[: max(1, round(self.data.validation_share * len(drawn)))])
             train = result["train"]
             result["validation"] = [example for number, example in enumerate(train) if number in chosen]
             result["train"] = [example for number, example in enumerate(train) if number not in chosen]
@@ -156,6 +161,8 @@ class Task(ABC):
     def _example(self, row: dict[str, Any], number: int, where: str) -> Example:
         named = {}
         for name, declared in self.data.columns.items():
+            if declared is None:
+                continue
             columns = [declared] if isinstance(declared, str) else declared
             found = next((column for column in columns if column in row), None)
             if found is None:
@@ -188,7 +195,7 @@ class LearntTask(Task):
         if ours != theirs:
             raise UserError(
                 f"source_task={source.name} has the labels {', '.join(theirs)}, and task={self.name} has {', '.join(ours)}. They "
-                "have to be the same, in the same order: map them with source_task.data.spelling.<label>=<label>."
+                "have to be the same, in the same order: map them with +source_task.data.spelling.<label>=<label>."
             )
 
     @abstractmethod

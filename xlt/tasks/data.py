@@ -30,16 +30,18 @@ class LabelledData(ABC):
         splits: the source's names for train, validation and test: a name, a slice of its rows (`validation[100:]`), or a list of
             names of which the first that exists is taken; null for a split that it does not have.
         columns: the source's names for the fields of an example: a name, or a list of names of which the first that exists is
-            taken. Without `id`, rows are numbered.
+            taken; null for none. Without `id`, rows are numbered.
         classes: of columns that hold numbers, the names that these stand for, in order. They are held against what the source
             declares; values that are names already stay.
         spelling: labels that the source spells otherwise than the task: its spelling → the task's.
+        validation_share: where there are training examples and no validation split, the share of them that becomes it.
     """
 
     splits: dict[str, Any] = field(default_factory=lambda: {split: split for split in SPLITS})
     columns: dict[str, Any] = field(default_factory=dict)
     classes: dict[str, list[str]] = setting({}, neutral=True)
     spelling: dict[str, str] = setting({}, neutral=True)
+    validation_share: float = setting(0.1, above=0, at_most=0.5, neutral=True)
 
     @abstractmethod
     def revision(self, language: Language, languages: LanguageTable, hub: Hub) -> dict[str, Any]:
@@ -169,6 +171,14 @@ class FileData(LabelledData):
 
     path: str = setting("???", identity=False)
 
+    def verify(self, where: str) -> None:
+        """Called by the configuration check."""
+        if "@split" not in self.path and len(self._names()) > 1:
+            raise UserError(
+                f"{where}.path={self.path} names one file for the splits {', '.join(self._names())}, which would hold the same "
+                f"rows: put @split into it, or make them slices of one ({where}.splits.train=all[100:], …)."
+            )
+
     def revision(self, language: Language, languages: LanguageTable, hub: Hub) -> dict[str, Any]:
         files = {split: self._file(language, split) for split in self._names()}
         found = {split: file for split, file in files.items() if file.is_file()}
@@ -186,18 +196,19 @@ class FileData(LabelledData):
             raise UserError(
                 f"task.data.path={self.path}: xlt does not read {path.suffix or 'files without an extension'}. {hint}"
             )
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix in _DELIMITERS:
-                yield from csv.DictReader(file, delimiter=_DELIMITERS[path.suffix])
-                return
-            for number, line in enumerate(file, start=1):
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise UserError(f"{path}, line {number}: not JSON ({error}).") from error
-                if not isinstance(row, dict):
-                    raise UserError(f"{path}, line {number}: not a JSON object.")
-                yield row
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                if path.suffix in _DELIMITERS:
+                    yield from csv.DictReader(file, delimiter=_DELIMITERS[path.suffix], strict=True)
+                else:
+                    yield from _json_objects(file, path)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8 ({error}); save it as that.") from error
+        except csv.Error as error:
+            raise UserError(
+                f"{path} is not a table with one row a line ({error}). A field that begins with a quotation mark has to end with "
+                "one, and those inside it are doubled; JSON lines (.jsonl) leave no such doubt."
+            ) from error
 
     def describe(self, language: Language, languages: LanguageTable, split: str) -> str:
         return str(self._file(language, split))
@@ -208,6 +219,17 @@ class FileData(LabelledData):
 
     def _file(self, language: Language, split: str) -> Path:
         return Path(self.path.replace("@lang", language.key).replace("@split", _parsed(split)[0])).expanduser()
+
+
+def _json_objects(lines: Iterable[str], path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error}).") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: not a JSON object.")
+        yield row
 
 
 def _parsed(name: str) -> tuple[str, int, int | None]:

@@ -33,8 +33,7 @@ class SequenceClassification(LearntTask):
     hub_type: ClassVar[str] = "text-classification"
     known_metrics: ClassVar[tuple[str, ...]] = ("macro_f1", "accuracy")
     fields_read: ClassVar[tuple[str, ...]] = ("text", "label")
-    texts_read: ClassVar[tuple[str, ...]] = ("text",)
-    """The fields that the model reads, in order."""
+    inputs: ClassVar[tuple[str, ...]] = ("text",)
 
     labels: list[str] = field(default_factory=list)
     pooling: str | None = setting(None, one_of=("first", "last", "mean"), neutral=True)
@@ -49,10 +48,10 @@ class SequenceClassification(LearntTask):
         label = self.data.spelled(row["label"])
         if label not in self.labels:
             raise ValueError(f"the label {label!r} is none of the declared ones (task.labels: {', '.join(self.labels)}).")
-        for name in self.texts_read:
+        for name in self.inputs:
             if not isinstance(row[name], str) or not row[name].strip():
                 raise ValueError(f"there is no {name} in it: {row[name]!r}.")
-        return {**{name: row[name] for name in self.texts_read}, "label": label}
+        return {**{name: row[name] for name in self.inputs}, "label": label}
 
     def head(self, backbone: Backbone, generator: torch.Generator) -> ClassificationHead:
         config = backbone.config
@@ -61,7 +60,7 @@ class SequenceClassification(LearntTask):
         return initialise(head, backbone, generator)
 
     def encode(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Row]:
-        texts = [[example[name] for example in examples] for name in self.texts_read]
+        texts = [[example[name] for example in examples] for name in self.inputs]
         encoded = tokenizer(*texts, truncation=True, max_length=max_length)
         rows = [{"input_ids": ids, "example": number} for number, ids in enumerate(encoded["input_ids"])]
         if len(texts) > 1 and "token_type_ids" in encoded:
@@ -106,4 +105,4 @@ class PairClassification(SequenceClassification):
     """A premise and a hypothesis in, one of `labels` out. The longer of the two is cut where they do not fit."""
 
     fields_read: ClassVar[tuple[str, ...]] = ("premise", "hypothesis", "label")
-    texts_read: ClassVar[tuple[str, ...]] = ("premise", "hypothesis")
+    inputs: ClassVar[tuple[str, ...]] = ("premise", "hypothesis")
