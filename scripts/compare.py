@@ -1,5 +1,5 @@
-"""Compare systems on their stored predictions: mean, standard deviation and 95 % interval of each, and of all but the first the gain
-over the first, paired by test example and seed, with the probability of such a gain by chance.
+"""Compare systems on their stored predictions: mean, standard deviation and 95 % interval of each, and of all but the first the
+gain over the first, paired by test example and seed, with the probability of such a gain by chance.
 
 python scripts/compare.py BASELINE SYSTEM ...
 

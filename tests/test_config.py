@@ -25,6 +25,7 @@ MANDATORY = {
     ("model", "hf"): ["model.path=tiny/bert"],
     ("model", "scratch"): ["model.languages=[en,mt]"],
     ("data", "text"): ["data.path=text"],
+    ("task", "labelled_files"): ["task.data.path=labels", "task.labels=[good,bad]"],
 }
 METHOD = {"_target_": "xlt.methods.bottleneck.Bottleneck", "name": "seq_bn"}
 

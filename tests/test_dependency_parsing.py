@@ -53,7 +53,7 @@ def random_head(seed: int = 0, root: torch.Generator | None = None) -> BiaffineH
 
 
 def batch_of(examples: Sequence[dict[str, Any]], max_length: int = 32) -> dict[str, torch.Tensor]:
-    return TASK.batch(TASK.encode(examples, tiny_tokenizer(), max_length), tiny_tokenizer())
+    return TASK.batch(TASK.encode(examples, tiny_tokenizer(), max_length), tiny_tokenizer(), max_length)
 
 
 def states(batch: dict[str, torch.Tensor], seed: int = 0) -> torch.Tensor:

@@ -204,12 +204,12 @@ def test_white_space_around_an_answer_is_no_part_of_it() -> None:
 def test_examples_without_answers_have_rows_without_targets() -> None:
     rows = TASK.encode([{"context": "ba be", "question": "bu"}], pair_tokenizer(), 32)
     assert "start" not in rows[0]
-    assert set(TASK.batch(rows, pair_tokenizer())) == {"input_ids", "attention_mask", "token_type_ids"}
+    assert set(TASK.batch(rows, pair_tokenizer(), 384)) == {"input_ids", "attention_mask", "token_type_ids"}
 
 
 def test_a_batch() -> None:
     rows = TASK.encode([example("ba be bi", "be bi"), example("ba", "ba")], pair_tokenizer(), 32)
-    batch = TASK.batch(rows, pair_tokenizer())
+    batch = TASK.batch(rows, pair_tokenizer(), 384)
     assert batch["input_ids"].shape == (2, 32)
     assert batch["attention_mask"].sum(dim=1).tolist() == [8, 6]
     assert (batch["starts"].tolist(), batch["ends"].tolist()) == ([5, 4], [6, 4])
@@ -351,7 +351,7 @@ def test_the_scores_of_an_ensemble_add_up(backbone: Backbone, examples: list[dic
     apart = [Composition(backbone, TASK, [Branch(branch.head)], 64, CPU) for branch in branches]
     examples = examples[:6]
     rows = together.encode(examples)
-    batch = TASK.batch(rows, backbone.tokenizer)
+    batch = TASK.batch(rows, backbone.tokenizer, 384)
     predictions = together.predict(examples)
     with torch.no_grad():
         hidden = backbone.hidden_states(batch["input_ids"], batch["attention_mask"], token_type_ids=batch["token_type_ids"])

@@ -23,7 +23,7 @@ TASK = {
     "metric": "accuracy", "data": {"id": "tiny/letters", "columns": {"text": "text", "label": "label"}},
 }  # fmt: skip
 GOLD = LABELS * 50
-HEADINGS = ("seeds", "accuracy", "gain over none", "trainable parameters", "seconds")
+HEADINGS = ("seeds", "accuracy", "95 % interval", "gain over none", "trainable parameters", "seconds")
 
 
 def right(*numbers: int) -> list[str]:
@@ -124,6 +124,22 @@ def test_a_sweep_over_seeds_alone_has_one_line(runs: Runs) -> None:
     (line,) = cells(table([runs.job(right(60 + seed, 40 - seed), seed=seed) for seed in range(3)]))
     assert tuple(line) == HEADINGS
     assert (line["seeds"], line["accuracy"], line["gain over none"]) == ("3", "0.610 ± 0.010", "")
+
+
+def test_the_interval_is_that_of_the_mean_over_seeds(runs: Runs) -> None:
+    """Of runs that agree as wide as of one, of runs that err on other examples narrower."""
+    alone, agreeing, other = (
+        cells(table([runs.job(answers, seed=seed) for seed, answers in enumerate(of_seeds)]))[0]["95 % interval"]
+        for of_seeds in ([right(60, 40)], [right(60, 40)] * 2, [right(60, 40), right(20, 40, 40)])
+    )
+    assert alone == agreeing
+    widths = []
+    for interval in (alone, other):
+        low, high = (float(number) for number in re.fullmatch(r"\[(\d\.\d{3}), (\d\.\d{3})\]", interval).groups())
+        assert low < 0.6 < high
+        widths.append(high - low)
+    assert widths[0] == pytest.approx(2 * 1.96 * (0.6 * 0.4 / 100) ** 0.5, rel=0.15)
+    assert widths[1] < 0.8 * widths[0]
 
 
 @pytest.mark.parametrize(("before", "after"), [(60, 75), (75, 60), (60, 60)])

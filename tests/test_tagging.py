@@ -252,11 +252,11 @@ def test_schemes(scheme: str, labels: str) -> None:
     assert " ".join(VOCABULARY[number] for number in rows[0]["input_ids"]) == "[CLS] Bur ##ki ##na Fa ##so is be ##autiful [SEP]"
     expected = [IGNORED if label == "-" else ENTITIES.index(label) for label in labels.split()]
     assert rows[0]["labels"] == [IGNORED, *expected, IGNORED]
-    batch = task.batch(rows, by_hand())
+    batch = task.batch(rows, by_hand(), 64)
     assert batch["labels"].shape == batch["input_ids"].shape
     assert batch["labels"][0].tolist() == [IGNORED, *expected, *[IGNORED] * (batch["labels"].shape[1] - 9)]
     assert task.count(batch) == len([label for label in expected if label != IGNORED]) + 1
-    assert "labels" not in task.batch(task.encode([{"tokens": ["is"]}], by_hand(), 64), by_hand())
+    assert "labels" not in task.batch(task.encode([{"tokens": ["is"]}], by_hand(), 64), by_hand(), 64)
 
 
 @pytest.mark.parametrize("scheme", ["first", "continuation", "repeat"])

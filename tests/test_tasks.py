@@ -107,7 +107,7 @@ def numbered(count: int) -> list[dict[str, Any]]:
 def test_without_a_validation_split_a_share_of_the_training_examples_is_one() -> None:
     """Every example is in one of the two, in the order of the data set; the draw is always the same one."""
     for share, size in ((0.1, 4), (0.5, 20), (0.001, 1)):
-        task = replace(TASK, validation_share=share)
+        task = replace(TASK, data=replace(TASK.data, validation_share=share))
         splits = read(task, train=numbered(40), test=numbered(3))
         assert list(splits) == ["train", "validation", "test"]
         train, validation = ([int(example["id"]) for example in splits[split]] for split in ("train", "validation"))
@@ -186,8 +186,10 @@ def test_what_a_task_on_pairs_reads() -> None:
     row = {"premise": "ba be", "hypothesis": "bi", "label": "kiki", "genre": "left out"}
     pairs().verify("task")
     assert pairs().read(row) == {"premise": "ba be", "hypothesis": "bi", "label": "kiki"}
-    with pytest.raises(ValueError, match="there is no hypothesis in it"):
-        pairs().read({**row, "hypothesis": ""})
+    assert pairs().read({**row, "premise": " "})["premise"] == " ", "as it stands in test data that others score, too"
+    for changes in ({"hypothesis": None}, {"premise": "", "hypothesis": " "}):
+        with pytest.raises(ValueError, match="hypothesis in it"):
+            pairs().read({**row, **changes})
     with pytest.raises(UserError, match="column of the hypothesis"):
         pairs(data=HubData(columns={"premise": "premise", "label": "label"})).verify("task")
 
@@ -205,18 +207,20 @@ def test_sources_whose_labels_mean_something_else_are_refused() -> None:
 
 def batch_of(task: SequenceClassification, examples: Sequence[dict[str, Any]], length: int) -> dict[str, torch.Tensor]:
     tokenizer = tiny_tokenizer()
-    return task.batch(task.encode(examples, tokenizer, length), tokenizer)
+    return task.batch(task.encode(examples, tokenizer, length), tokenizer, length)
 
 
 def test_a_batch() -> None:
     examples = [{"text": "ba be", "label": "bouba"}, {"text": " ".join(["bi"] * 50), "label": "kiki"}]
     batch = batch_of(TASK, examples, 12)
-    assert batch["input_ids"].tolist() == [[2, 5, 6, 3, *[0] * 28], [2, *[7] * 10, 3, *[0] * 20]]
+    assert batch["input_ids"].tolist() == [[2, 5, 6, 3, *[0] * 8], [2, *[7] * 10, 3]]
     assert batch["attention_mask"].sum(dim=1).tolist() == [4, 12]
     assert batch["attention_mask"].tolist() == (batch["input_ids"] != 0).long().tolist()
     assert batch["labels"].tolist() == [1, 0]
     assert TASK.count(batch) == 2
     assert batch_of(TASK, [{"text": "ba"}], 12).keys() == {"input_ids", "attention_mask"}
+    assert batch_of(TASK, examples[:1], 64)["input_ids"].shape == (1, 32), "few lengths occur"
+    assert batch_of(TASK, examples, 40)["input_ids"].shape == (2, 40), "none is beyond what the model reads"
 
 
 def test_a_batch_of_pairs() -> None:
@@ -230,12 +234,11 @@ def test_a_batch_of_pairs() -> None:
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    batch = pairs().batch(pairs().encode(examples, tokenizer, 10), tokenizer)
-    assert batch["input_ids"][:, :10].tolist() == [[2, 5, 6, 3, 7, 3, 0, 0, 0, 0], [2, 5, 3, 7, 7, 7, 7, 7, 7, 3]]
+    batch = pairs().batch(pairs().encode(examples, tokenizer, 10), tokenizer, 10)
+    assert batch["input_ids"].tolist() == [[2, 5, 6, 3, 7, 3, 0, 0, 0, 0], [2, 5, 3, 7, 7, 7, 7, 7, 7, 3]]
     assert batch["attention_mask"].sum(dim=1).tolist() == [6, 10]
-    assert batch["token_type_ids"][:, :10].tolist() == [[0, 0, 0, 0, 1, 1, 0, 0, 0, 0], [0, 0, 0, *[1] * 7]]
+    assert batch["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 0, 0, 0, 0], [0, 0, 0, *[1] * 7]]
     assert batch["labels"].tolist() == [1, 0]
-    assert not any(tensor[:, 10:].any() for name, tensor in batch.items() if name != "labels")
 
 
 @pytest.mark.parametrize(("pooling", "positions"), [("first", [0, 0, 0]), ("last", [4, 2, 0])])

@@ -93,7 +93,8 @@ class Predictor:
             missing = [name for name in task.inputs if name not in example]
             if missing:
                 raise UserError(
-                    f"Input {number} has no {' and no '.join(missing)}: task={task.name} reads mappings with {', '.join(task.inputs)}."
+                    f"Input {number} has no {' and no '.join(missing)}: task={task.name} reads mappings with "
+                    f"{', '.join(task.inputs)}."
                 )
         return self._answer(examples)
 

@@ -118,7 +118,7 @@ class Composition:
         ]
 
     def _scores(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-        batch = self._moved(self.task.batch(rows, self.backbone.tokenizer))
+        batch = self._moved(self.task.batch(rows, self.backbone.tokenizer, self.max_length))
         total: dict[str, torch.Tensor] = {}
         for branch in self.branches:
             if branch.modules is not None:
@@ -129,7 +129,7 @@ class Composition:
         return total
 
     def _make(self, rows: Sequence[Row], source: int, indices: Sequence[int], draw: torch.Generator) -> Batch:
-        batch = self.task.batch([rows[index] for index in indices], self.backbone.tokenizer)
+        batch = self.task.batch([rows[index] for index in indices], self.backbone.tokenizer, self.max_length)
         return {**batch, _SOURCE: torch.full((len(indices),), source)} if self.sources else batch
 
     def _moved(self, batch: Batch) -> Batch:

@@ -210,13 +210,13 @@ class LearntTask(Task):
         `token_type_ids`, and what `tensors` and `answers` need.
         """
 
-    def batch(self, rows: Sequence[Row], tokenizer: Any) -> Batch:
+    def batch(self, rows: Sequence[Row], tokenizer: Any, max_length: int) -> Batch:
         """Tensors for some rows: `input_ids`, `attention_mask` [rows, length], perhaps `token_type_ids`, and the kind's."""
-        ids = pad([row["input_ids"] for row in rows], tokenizer.pad_token_id, _LENGTH_STEP)
+        ids = pad([row["input_ids"] for row in rows], tokenizer.pad_token_id, _LENGTH_STEP, max_length)
         lengths = torch.tensor([len(row["input_ids"]) for row in rows])
         batch = {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
         if "token_type_ids" in rows[0]:
-            batch["token_type_ids"] = pad([row["token_type_ids"] for row in rows], 0, _LENGTH_STEP)
+            batch["token_type_ids"] = pad([row["token_type_ids"] for row in rows], 0, _LENGTH_STEP, max_length)
         return {**batch, **self.tensors(rows, ids.shape[1])}
 
     @abstractmethod

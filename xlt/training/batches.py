@@ -100,10 +100,12 @@ def shares_of(sizes: Sequence[int], batch_size: int, sampling: str, temperature:
     return [max(1, round(sum(whole) * weight / sum(weights))) for weight in weights]
 
 
-def pad(sequences: Sequence[Sequence[int]], value: int, multiple: int = 1) -> torch.Tensor:
-    """Rows of equal length [rows, length]; the length is rounded up to a `multiple` so that few shapes occur."""
+def pad(sequences: Sequence[Sequence[int]], value: int, multiple: int = 1, at_most: int | None = None) -> torch.Tensor:
+    """Rows of equal length [rows, length]; the length is rounded up to a `multiple` so that few shapes occur, but not beyond
+    `at_most`, which no sequence exceeds."""
     longest = max(len(sequence) for sequence in sequences)
     length = -(-longest // multiple) * multiple
+    length = length if at_most is None else min(length, at_most)
     result = torch.full((len(sequences), length), value, dtype=torch.long)
     for row, sequence in zip(result, sequences, strict=True):
         row[: len(sequence)] = torch.from_numpy(np.array(sequence, dtype=np.int64))
