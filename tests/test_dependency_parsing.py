@@ -101,7 +101,7 @@ def test_subtypes() -> None:
 
 @pytest.mark.parametrize("labels", [[], ["root", "root"]])
 def test_relations_have_to_be_declared(labels: list[str]) -> None:
-    with pytest.raises(UserError, match="has to name the relations, each once"):
+    with pytest.raises(UserError, match="has to name at least two labels, each once"):
         changed(labels=labels).verify("task")
 
 

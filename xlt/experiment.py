@@ -277,11 +277,13 @@ class Experiment:
         missing = [split for split in splits if self.has_split(task, language, split) is False]
         if missing:
             present = [split for split in SPLITS if self.has_split(task, language, split)]
+            names = task.data.available(language, self.languages, self.hub.without_network())
+            own = f"; its data set's own splits are {', '.join(names)}" if names else ""
             raise UserError(
                 f"{who} needs labels of {language.name} ({language.key}) in the split {' and '.join(missing)}, which "
-                f"{task.name} does not have (it has: {', '.join(present) or 'none'}). Choose a task or a language with these "
-                "labels, learn from another language (transfer=zero_shot source=en), or say under which names the data set has "
-                "them (task.data.splits)."
+                f"{task.name} does not have (it has: {', '.join(present) or 'none'}{own}). Choose a task or a language with "
+                "these labels, learn from another language (transfer=zero_shot source=en), or say under which names the data set "
+                "has them (task.data.splits)."
             )
         return step
 

@@ -218,9 +218,11 @@ class Hub:
         builder = self._builder(source, config)
         return list(builder.config.data_files or builder.info.splits or ())
 
-    def class_names(self, source: Source, config: str | None, column: str) -> list[str] | None:
+    def class_names(self, source: Source, config: str | None, column: str, split: str) -> list[str] | None:
         """What the data set itself says that the numbers in a column, or in its lists, stand for; None where it says nothing."""
-        features = self._builder(source, config).info.features or {}
+        builder = self._builder(source, config)
+        # Where the repository's README does not list the columns (a parquet export has none), the files do.
+        features = builder.info.features or builder.as_streaming_dataset(split=split)._resolve_features().features or {}
         feature = features.get(column)
         return getattr(getattr(feature, "feature", feature), "names", None)
 

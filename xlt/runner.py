@@ -116,7 +116,10 @@ class Session:
                 f"reuse=only_cached, but the store has no {what} ({self.store.explain_miss(step.kind, step.payload)}). "
                 "Run the same with reuse=auto to make it."
             )
-        inputs = {role: self.realise(inner) for role, inner in step.inputs().items()}
+        inputs: dict[str, Artifact] = {}
+        for role, inner in step.inputs().items():
+            inputs[role] = self.realise(inner)
+            step.check_input(role, inputs[role])
         with self.store.lock(step.fingerprint, what):
             artifact = None if self.reuse == "force" else self.store.get(step.kind, step.label, step.fingerprint)
             if artifact is not None:
@@ -171,16 +174,15 @@ def run_experiment(experiment: Experiment, store: Store, folder: Path, overrides
     session = Session(store, settings.reuse, runtime)
     if settings.reuse == "force" or any(find(goal, store) is None for goal in goals):
         log.info(Plan([experiment], store).totals(runtime.flops_per_second))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_durably(folder / "config.yaml", OmegaConf.to_yaml(experiment.config, resolve=True).encode())
     records = []
     for goal in goals:
         artifact = session.realise(goal)
         content = json.loads((artifact.folder / RECORD).read_text(encoding="utf-8"))
         path = (folder / goal.language.key if len(goals) > 1 else folder) / RECORD
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, (artifact.folder / RECORD).read_bytes())
         records.append(Record(content, path, artifact.folder / PREDICTIONS))
+    write_durably(folder / "config.yaml", OmegaConf.to_yaml(experiment.config, resolve=True).encode())
     return records
 
 

@@ -35,9 +35,9 @@ class MiniatureData(LabelledData):
 
     def verify(self, where: str) -> None:
         """Called by the configuration check."""
-        for split in self.splits.values():
-            if split is not None and split not in self.sizes:
-                raise UserError(f"{where}.splits: there is no split {split}. {suggest(str(split), self.sizes, 'splits')}")
+        for split in self.named_splits():
+            if split not in self.sizes:
+                raise UserError(f"{where}.splits: there is no split {split}. {suggest(split, self.sizes, 'splits')}")
         if self.view == "sentiment" and not self.world.elaboration * self.world.evaluation:
             raise UserError(
                 "world.elaboration=0 or world.evaluation=0: nobody praises or blames, so there is no sentiment to tell."
@@ -56,7 +56,7 @@ class MiniatureData(LabelledData):
 
     def read(self, language: Language, languages: LanguageTable, hub: Hub, split: str) -> Iterable[dict[str, Any]]:
         chosen = list(islice(rows(self.world, language.key, self.view, split), self.sizes[split]))
-        if split == self.splits.get("train") and self.mislabelled:
+        if self.mislabelled and split in self.named_splits("train"):
             column, draw = self.columns["label"], Draw(self.world.seed, "mislabelled", self.view)
             labels = [row[column] for row in chosen]
             chosen = [{**row, column: draw.pick(labels)} if draw.chance(self.mislabelled) else row for row in chosen]

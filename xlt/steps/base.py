@@ -100,6 +100,13 @@ class Step(ABC):
         """The steps whose artifacts this one reads, by role."""
         return {}
 
+    def check_input(self, role: str, artifact: Artifact) -> None:  # noqa: B027 - most steps have nothing to check
+        """Refuse an input that is of no use; called as soon as it is there, before hours go into the next one.
+
+        Raises:
+            UserError: what is wrong with it.
+        """
+
     @abstractmethod
     def build(self, bench: Workbench) -> None:
         """Make the artifact's files in `bench.folder`."""

@@ -21,6 +21,7 @@ from xlt.training.batches import Batch
 from xlt.training.objectives import to_device
 
 _HEAD = "head.safetensors"
+_BATCH_SIZE = 64  # rows that are predicted together
 _SOURCE = "source"  # of a batch: the number of the language that its rows are in
 
 
@@ -88,20 +89,26 @@ class Composition:
         batch = self._moved(batch)
         return self.task.loss(self.branches[0].head, self._hidden(batch), batch)
 
-    def score(self, examples: Sequence[Example], source: int = 0, batch_size: int = 64) -> dict[str, float]:
-        """The task's metrics on labelled examples of a source language."""
+    def score(self, examples: Sequence[Example], source: int = 0, rows: Sequence[Row] | None = None) -> dict[str, float]:
+        """The task's metrics on labelled examples of a source language.
+
+        Args:
+            rows: what `encode` makes of them, where that has been done.
+        """
         if self.sources:
             self.backbone.activate(self.sources[source])
-        predicted = [prediction["label"] for prediction in self.predict(examples, batch_size)]
+        predicted = [prediction["label"] for prediction in self._predict(examples, rows or self.encode(examples), _BATCH_SIZE)]
         return self.task.score([self.task.gold(example) for example in examples], predicted)
 
     # ---- evaluation
 
-    @torch.no_grad()
-    def predict(self, examples: Sequence[Example], batch_size: int = 64) -> list[Prediction]:
+    def predict(self, examples: Sequence[Example], batch_size: int = _BATCH_SIZE) -> list[Prediction]:
         """A prediction for each example, in their order. Rows of similar length share a batch."""
+        return self._predict(examples, self.encode(examples), batch_size)
+
+    @torch.no_grad()
+    def _predict(self, examples: Sequence[Example], rows: Sequence[Row], batch_size: int) -> list[Prediction]:
         self.model.eval()
-        rows = self.encode(examples)
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index]["input_ids"]))
         answers: list[Any] = [None] * len(rows)
         for start in range(0, len(order), batch_size):

@@ -21,7 +21,7 @@ from xlt.random import derive_seed, generator
 from xlt.steps.backbone import BackboneStep
 from xlt.steps.base import Step, Workbench
 from xlt.steps.composition import Branch, Composition, load_head
-from xlt.steps.examples import ExamplesStep, read_examples
+from xlt.steps.examples import ExamplesStep, read_examples, require_split
 from xlt.steps.language_module import WITH_TASK, LanguageModuleStep, ReadyMadeModuleStep
 from xlt.steps.task_module import TaskModuleStep
 from xlt.store import Artifact
@@ -79,7 +79,11 @@ class EvaluationStep(Step):
     def inputs(self) -> dict[str, Step]:
         module = {"language_module": self.language_module} if self.language_module else {}
         learnt = {_role(number): step for number, step in enumerate(self.task_modules)}
-        return {"test_examples": self.examples, "backbone": self.backbone, **module, **learnt}
+        return {"test_examples": self.examples, "backbone": self.backbone, **learnt, **module}
+
+    def check_input(self, role: str, artifact: Artifact) -> None:
+        if role == "test_examples":
+            require_split(artifact, "test")
 
     def build(self, bench: Workbench) -> None:
         task = self.task

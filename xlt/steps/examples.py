@@ -42,19 +42,23 @@ class ExamplesStep(Step):
             bench.summary[split] = {"examples": len(examples), "labels": dict(sorted(labels.items()))}
 
 
-def read_examples(artifact: Artifact, split: str) -> list[Example]:
-    """The examples of one split.
+def require_split(artifact: Artifact, split: str) -> None:
+    """Refuse examples without a split.
 
     Raises:
         UserError: the data set does not have the split for the language.
     """
-    path = artifact.folder / f"{split}.jsonl"
-    if not path.is_file():
-        present = ", ".join(name for name in SPLITS if (artifact.folder / f"{name}.jsonl").is_file())
+    if split not in artifact.summary:
+        present = ", ".join(name for name in SPLITS if name in artifact.summary)
         raise UserError(
             f"There are no examples in the split {split} of {artifact.manifest['label']}; it has {present}. Where the source of "
             "labels lacks training examples, choose other labels (source=, source_task=, transfer=); where the target has no "
             "test split, say which split to score (task.data.splits.test=validation)."
         )
-    with path.open(encoding="utf-8") as file:
+
+
+def read_examples(artifact: Artifact, split: str) -> list[Example]:
+    """The examples of one split."""
+    require_split(artifact, split)
+    with (artifact.folder / f"{split}.jsonl").open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]

@@ -17,7 +17,7 @@ from xlt.steps.backbone import BackboneStep
 from xlt.steps.base import Estimate, Step, Workbench
 from xlt.steps.card import write_task_module_card
 from xlt.steps.composition import Branch, Composition, save_task_module
-from xlt.steps.examples import ExamplesStep, read_examples
+from xlt.steps.examples import ExamplesStep, read_examples, require_split
 from xlt.steps.language_module import WITH_TASK, LanguageModuleStep, ReadyMadeModuleStep
 from xlt.steps.training import run_loop
 from xlt.store import Artifact
@@ -143,6 +143,12 @@ class TaskModuleStep(Step):
         }
         return {**examples, "backbone": self.backbone, **modules}
 
+    def check_input(self, role: str, artifact: Artifact) -> None:
+        if role.startswith("examples"):
+            labels = self.sources[int(role.removeprefix("examples") or 0)]
+            for split in [labels.split] * labels.trains + ["validation"] * labels.validates:
+                require_split(artifact, split)
+
     def build(self, bench: Workbench) -> None:
         data = [self._read(bench, number) for number in range(len(self.sources))]
         backbone, below = self._open(bench.inputs)
@@ -163,10 +169,10 @@ class TaskModuleStep(Step):
             parameters |= {f"language_module.{name}": p.requires_grad_(True) for name, p in with_task.parameters().items()}
         seed = derive_seed(self.seed, "task module")
         batches, tokens_per_row = self._batches(composition, [train for train, _ in data], seed)
-        validation = [(number, examples) for number, (_, examples) in enumerate(data) if examples]
+        validation = [(examples, number, composition.encode(examples)) for number, (_, examples) in enumerate(data) if examples]
 
         def evaluate() -> dict[str, float]:
-            scores = [composition.score(examples, number) for number, examples in validation]
+            scores = [composition.score(*part) for part in validation]
             return {name: statistics.fmean(score[name] for score in scores) for name in scores[0]}
 
         run_loop(

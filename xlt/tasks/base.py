@@ -274,6 +274,16 @@ class LanguageModelTask(Task):
         """
 
 
+def check_labels(labels: Sequence[str], where: str) -> None:
+    """Refuse labels that are no choice between some.
+
+    Raises:
+        UserError: fewer than two, or one of them twice.
+    """
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise UserError(f"{where}.labels={list(labels)} has to name at least two labels, each once.")
+
+
 def _told_apart(examples: list[Example]) -> list[Example]:
     seen: Counter[str] = Counter()
     result = []

@@ -63,6 +63,12 @@ class LabelledData(ABC):
     def describe(self, language: Language, languages: LanguageTable, split: str) -> str:
         """The split, for messages."""
 
+    def named_splits(self, *splits: str) -> list[str]:
+        """The source's own names that stand in `splits`; of some of ours alone if any are given."""
+        wanted = [self.splits.get(split) for split in splits or SPLITS]
+        listed = [[names] if isinstance(names, str) else names or [] for names in wanted]
+        return list(dict.fromkeys(_parsed(name)[0] for names in listed for name in names))
+
     def present(self, language: Language, languages: LanguageTable, hub: Hub) -> dict[str, str] | None:
         """The splits that there are, by our names, with the source's; None where only the network knows."""
         names = self.available(language, languages, hub)
@@ -125,15 +131,16 @@ class HubData(LabelledData):
 
     def read(self, language: Language, languages: LanguageTable, hub: Hub, split: str) -> Iterator[dict[str, Any]]:
         for source, config in self._sources(language, languages, hub):
+            if split not in (hub.splits(source, config) or (split,)):  # of several joined ones
+                continue
             for column, names in self.classes.items():
-                declared = hub.class_names(source, config, column)
+                declared = hub.class_names(source, config, column, split)
                 if declared is not None and declared != list(names):
                     raise UserError(
                         f"{source.name} declares the classes {', '.join(declared)} in the column {column}, and task.data.classes "
                         f"says {', '.join(names)}. Labels would get mixed up: correct task.data.classes.{column}."
                     )
-            if split in (hub.splits(source, config) or (split,)):
-                yield from hub.rows(source, config, split)
+            yield from hub.rows(source, config, split)
 
     def describe(self, language: Language, languages: LanguageTable, split: str) -> str:
         name, config = self._names(language, languages)
@@ -173,21 +180,21 @@ class FileData(LabelledData):
 
     def verify(self, where: str) -> None:
         """Called by the configuration check."""
-        if "@split" not in self.path and len(self._names()) > 1:
+        if "@split" not in self.path and len(self.named_splits()) > 1:
             raise UserError(
-                f"{where}.path={self.path} names one file for the splits {', '.join(self._names())}, which would hold the same "
-                f"rows: put @split into it, or make them slices of one ({where}.splits.train=all[100:], …)."
+                f"{where}.path={self.path} names one file for the splits {', '.join(self.named_splits())}, which would hold "
+                f"the same rows: put @split into it, or make them slices of one ({where}.splits.train=all[100:], …)."
             )
 
     def revision(self, language: Language, languages: LanguageTable, hub: Hub) -> dict[str, Any]:
-        files = {split: self._file(language, split) for split in self._names()}
+        files = {split: self._file(language, split) for split in self.named_splits()}
         found = {split: file for split, file in files.items() if file.is_file()}
         if not found:
             raise UserError(f"task.data.path={self.path}: there is none of the files {', '.join(map(str, files.values()))}.")
         return {split: hub.content([file], file.parent) for split, file in found.items()}
 
     def available(self, language: Language, languages: LanguageTable, hub: Hub) -> Sequence[str]:
-        return [split for split in self._names() if self._file(language, split).is_file()]
+        return [split for split in self.named_splits() if self._file(language, split).is_file()]
 
     def read(self, language: Language, languages: LanguageTable, hub: Hub, split: str) -> Iterator[dict[str, Any]]:
         path = self._file(language, split)
@@ -212,10 +219,6 @@ class FileData(LabelledData):
 
     def describe(self, language: Language, languages: LanguageTable, split: str) -> str:
         return str(self._file(language, split))
-
-    def _names(self) -> list[str]:
-        wanted = [[names] if isinstance(names, str) else names or [] for names in self.splits.values()]
-        return list(dict.fromkeys(_parsed(name)[0] for names in wanted for name in names))
 
     def _file(self, language: Language, split: str) -> Path:
         return Path(self.path.replace("@lang", language.key).replace("@split", _parsed(split)[0])).expanduser()

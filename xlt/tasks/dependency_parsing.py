@@ -14,8 +14,7 @@ from torch.nn.functional import pad as extend
 
 from xlt.backbones.backbone import Backbone
 from xlt.config import setting
-from xlt.errors import UserError
-from xlt.tasks.base import Example, LearntTask, Prediction, Row
+from xlt.tasks.base import Example, LearntTask, Prediction, Row, check_labels
 from xlt.tasks.words import encode_words, special_tokens
 from xlt.training.batches import Batch, pad
 from xlt.training.masking import IGNORED
@@ -51,8 +50,7 @@ class DependencyParsing(LearntTask):
 
     def verify(self, where: str) -> None:
         """Called by the configuration check."""
-        if not self.labels or len(set(self.labels)) < len(self.labels):
-            raise UserError(f"{where}.labels={list(self.labels)} has to name the relations, each once.")
+        check_labels(self.labels, where)
         super().verify(where)
 
     # ---- examples

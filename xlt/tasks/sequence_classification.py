@@ -15,8 +15,7 @@ from xlt.analysis.classification import accuracy, confusion_counts, macro_f1
 from xlt.backbones.backbone import Backbone
 from xlt.backbones.heads import ClassificationHead, initialise, usual_pooling
 from xlt.config import setting
-from xlt.errors import UserError
-from xlt.tasks.base import Example, LearntTask, Prediction, Row
+from xlt.tasks.base import Example, LearntTask, Prediction, Row, check_labels
 from xlt.training.batches import Batch
 
 
@@ -40,8 +39,7 @@ class SequenceClassification(LearntTask):
 
     def verify(self, where: str) -> None:
         """Called by the configuration check."""
-        if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
-            raise UserError(f"{where}.labels={list(self.labels)} has to name at least two labels, each once.")
+        check_labels(self.labels, where)
         super().verify(where)
 
     def read(self, row: dict[str, Any]) -> Example:
@@ -49,8 +47,10 @@ class SequenceClassification(LearntTask):
         if label not in self.labels:
             raise ValueError(f"the label {label!r} is none of the declared ones (task.labels: {', '.join(self.labels)}).")
         for name in self.inputs:
-            if not isinstance(row[name], str) or not row[name].strip():
+            if not isinstance(row[name], str):
                 raise ValueError(f"there is no {name} in it: {row[name]!r}.")
+        if not any(row[name].strip() for name in self.inputs):  # of a pair one may be empty: a premise of AmericasNLI is
+            raise ValueError(f"there is no {' and no '.join(self.inputs)} in it.")
         return {**{name: row[name] for name in self.inputs}, "label": label}
 
     def head(self, backbone: Backbone, generator: torch.Generator) -> ClassificationHead:

@@ -17,7 +17,7 @@ from xlt.backbones.backbone import Backbone
 from xlt.backbones.heads import TaggingHead, initialise
 from xlt.config import setting
 from xlt.errors import UserError
-from xlt.tasks.base import Example, LearntTask, Prediction, Row, Task
+from xlt.tasks.base import Example, LearntTask, Prediction, Row, Task, check_labels
 from xlt.tasks.words import encode_words
 from xlt.training.batches import Batch, pad
 from xlt.training.masking import IGNORED
@@ -59,8 +59,7 @@ class Tagging(LearntTask):
 
     def verify(self, where: str) -> None:
         """Called by the configuration check."""
-        if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
-            raise UserError(f"{where}.labels={list(self.labels)} has to name at least two labels, each once.")
+        check_labels(self.labels, where)
         if self.scored_by == "entities" or self.scheme == "continuation":
             types = sorted({label[2:] for label in self.labels if label != "O"})
             missing = {"O", *(f"{mark}-{entity}" for entity in types for mark in "BI")}.difference(self.labels)
