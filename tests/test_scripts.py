@@ -34,6 +34,10 @@ def test_store_and_predict(
     assert [row["text"] for row in rows] == ["ki ba du", "ba ki"]
     assert {row["label"] for row in rows} <= {"kiki", "bouba"}
 
+    (tmp_path / "examples.jsonl").write_text('{"id": "7", "text": "ki ba du"}\n')
+    shown = script("predict.py", record.path, tmp_path / "examples.jsonl", monkeypatch=monkeypatch, capsys=capsys)
+    assert json.loads(shown) == {"id": "7", **rows[0]}
+
     listed = script("store.py", "list", "--store", store, monkeypatch=monkeypatch, capsys=capsys)
     for kind in ("text", "tokens", "examples", "language_module", "task_module", "evaluation"):
         assert f"all of {kind}" in listed
