@@ -25,7 +25,7 @@ MANDATORY = {
     ("model", "hf"): ["model.path=tiny/bert"],
     ("model", "scratch"): ["model.languages=[en,mt]"],
     ("data", "text"): ["data.path=text"],
-    ("task", "labelled_files"): ["task.data.path=labels", "task.labels=[good,bad]"],
+    ("task", "labelled_files"): ["task.data.path=@split.csv", "task.labels=[good,bad]"],
 }
 METHOD = {"_target_": "xlt.methods.bottleneck.Bottleneck", "name": "seq_bn"}
 

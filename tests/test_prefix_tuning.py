@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers.integrations import sdpa_attention
 
-from xlt.backbones import attention
 from xlt.backbones.anatomy import anatomy_of
 from xlt.backbones.backbone import Backbone
 from xlt.backbones.composition import Average, Parallel, Stack
@@ -119,7 +119,7 @@ def test_every_layer_reads_its_own_prefix(
 ) -> None:
     """The first keys and values of each self-attention are the network's, the others its own; cross-attention has no prefix."""
     plain = opened(world, architecture)
-    ordinary = attention.sdpa_attention_forward
+    ordinary = sdpa_attention.sdpa_attention_forward
     seen: list[dict[str, torch.Tensor | None]] = []
 
     def recorded(
@@ -129,7 +129,7 @@ def test_every_layer_reads_its_own_prefix(
         return ordinary(module, query, key, value, mask, **options)
 
     module = attached(PREFIX, backbone)
-    monkeypatch.setattr(attention, "sdpa_attention_forward", recorded)
+    monkeypatch.setattr(sdpa_attention, "sdpa_attention_forward", recorded)
     hidden_states(backbone)
     stacks = {name.split(".")[2] for name in module.parameters()}
     assert stacks == {"mbart": {"encoder_prefix", "self_prefix"}, "m2m_100": {"encoder_prefix", "self_prefix"},
@@ -149,7 +149,7 @@ def test_every_layer_reads_its_own_prefix(
 
     first: list[torch.Tensor] = []  # the first layer's keys without a prefix
     monkeypatch.setattr(
-        attention, "sdpa_attention_forward", lambda module, query, key, *others, **options: first.append(key) or
+        sdpa_attention, "sdpa_attention_forward", lambda module, query, key, *others, **options: first.append(key) or
         ordinary(module, query, key, *others, **options)
     )  # fmt: skip
     plain.model.set_attn_implementation("sdpa_with_prefix")  # without a pool it is the ordinary function

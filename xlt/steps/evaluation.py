@@ -146,7 +146,7 @@ class EvaluationStep(Step):
         # Modules that were trained here: not ready-made ones, nor those that begin to be trained with the task.
         modules = {
             role: artifact
-            for role, artifact in bench.inputs.items()
+            for role, artifact in sorted(bench.inputs.items())
             if role.startswith(("language_module", "task_module")) and "steps" in artifact.summary
         }
         return {
