@@ -345,7 +345,8 @@ class Experiment:
 
     def text_step(self, corpus: Corpus, language: Language, seed: int) -> TextStep:
         """The text of one language from one source; `seed` splits it."""
-        return TextStep(corpus, language, corpus.revision(language, self.languages, self.hub), seed)
+        revision = corpus.revision(language, self.languages, self.hub)
+        return TextStep(corpus, language, revision, seed, corpus.inputs(self.hub))
 
     def examples_step(self, task: Task, language: Language) -> ExamplesStep:
         """The labelled examples of one language."""

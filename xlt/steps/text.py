@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow
 import pyarrow.parquet
 
 from xlt.config import identity
-from xlt.corpora.base import Corpus
+from xlt.corpora.base import Corpus, LeftOut
 from xlt.errors import UserError
 from xlt.languages import Language
 from xlt.random import derive_seed
@@ -38,6 +39,7 @@ class TextStep(Step):
     language: Language
     revision: dict[str, Any]
     seed: int
+    sources: Mapping[str, Step] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -49,15 +51,23 @@ class TextStep(Step):
             "language": {"seed": self.seed},
         }  # fmt: skip
 
+    def inputs(self) -> dict[str, Step]:
+        return dict(self.sources)
+
     def build(self, bench: Workbench) -> None:
         threshold = int(self.corpus.validation_fraction * 2**64)
         salt = derive_seed(self.seed, "text split").to_bytes(8, "big")
         card = {"documents_read": 0, "empty": 0, "repeated": 0, "over_the_cap": 0}
+        left_out: Counter[str] = Counter()
         seen: set[bytes] = set()
         train = _Writer(bench.folder / "train.parquet", self.corpus.max_bytes)
         validation = _Writer(bench.folder / "validation.parquet", self.corpus.validation_max_bytes)
-        for document in self.corpus.documents(self.language, bench.runtime.languages, bench.runtime.hub):
+        sources = {role: bench.inputs[role] for role in self.sources}
+        for document in self.corpus.documents(self.language, bench.runtime.languages, bench.runtime.hub, **sources):
             card["documents_read"] += 1
+            if isinstance(document, LeftOut):
+                left_out[document.reason] += 1
+                continue
             text = clean(document)
             digest = hashlib.blake2b(text.encode(), digest_size=16, salt=salt).digest()
             if not text:
@@ -80,6 +90,8 @@ class TextStep(Step):
                 "more text, or a larger data.validation_fraction."
             )
         card |= {
+            "left_out": dict(left_out.most_common()),
+            "sources": {role: dict(artifact.summary) for role, artifact in sources.items()},
             "train": {"documents": train.documents, "bytes": train.bytes},
             "validation": {"documents": validation.documents, "bytes": validation.bytes},
         }
@@ -105,7 +117,7 @@ def read_documents(folder: Path, split: str) -> Iterator[str]:
 class _Writer:
     """A Parquet file of documents up to a number of bytes."""
 
-    def __init__(self, path: Path, max_bytes: int) -> None:
+    def __init__(self, path: Path, max_bytes: int | None) -> None:
         self._file = pyarrow.parquet.ParquetWriter(path, _SCHEMA, compression="zstd")
         self._max_bytes = max_bytes
         self._rows: list[str] = []
@@ -116,7 +128,7 @@ class _Writer:
     def add(self, text: str) -> bool:
         """Keep a document, unless it does not fit any more."""
         size = len(text.encode())
-        if self.full or self.bytes + size > self._max_bytes:
+        if self.full or (self._max_bytes is not None and self.bytes + size > self._max_bytes):
             self.full = True
             return False
         self._rows.append(text)
