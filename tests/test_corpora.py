@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from xlt.cli import compose
+from xlt.corpora.base import LeftOut
 from xlt.corpora.hub_corpus import HubCorpus
 from xlt.corpora.text_files import TextFiles
 from xlt.errors import UserError
@@ -81,7 +82,7 @@ def test_hub_corpus_from_a_mirror(tmp_path: Path) -> None:
     corpus = HubCorpus(id="org/crawl")
     assert list(corpus.documents(MALTESE, LANGUAGES, hub)) == DOCUMENTS
     filtered = HubCorpus(id="org/crawl", drop_column="warnings")
-    assert list(filtered.documents(MALTESE, LANGUAGES, hub)) == DOCUMENTS[:2]
+    assert list(filtered.documents(MALTESE, LANGUAGES, hub)) == [*DOCUMENTS[:2], LeftOut("warnings")]
     assert set(corpus.revision(MALTESE, LANGUAGES, hub)) == {"id", "config", "content"}
     with pytest.raises(UserError, match=r"yor-Latn.*mlt-Latn"):
         corpus.revision(LANGUAGES.find("yo"), LANGUAGES, hub)

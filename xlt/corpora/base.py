@@ -29,25 +29,42 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Corpus(ABC):
-    """Fields that every source has.
+class TextSource(ABC):
+    """Whatever text can be had from: a corpus, or several mixed.
 
     Attributes:
         name: label of the source in records and folder names.
+    """
+
+    name: str = setting("corpus", is_name=True, identity=False)
+
+    @abstractmethod
+    def draw(self, experiment: Experiment, language: Language, seed: int) -> Step:
+        """This source's part of the graph: the step that makes the language's text, split by `seed`."""
+
+
+@dataclass(frozen=True)
+class Corpus(TextSource):
+    """Fields that every corpus has.
+
+    Attributes:
         max_bytes: training text beyond this many UTF-8 bytes is left out (Gurgurov et al. 2025: 1 GB); None takes everything.
         validation_fraction: share of the documents kept for validation (Gurgurov et al. 2025: a tenth).
         validation_max_bytes: cap of the validation text in bytes (ibid.: 200 MB).
         deduplicate: keep only the first of equal documents.
+        near_duplicates: keep only the first of documents that are at least this similar (see `NearDuplicates`); None keeps all.
+        guard: labelled data whose validation and test sentences are kept out of the text: `task`, that of the run itself, or
+            choices as on the command line, `task=sib200`. A language module is then learnt for each such list, not one for all.
     """
 
-    name: str = setting("corpus", is_name=True, identity=False)
     max_bytes: int | None = setting(1 << 30, at_least=1000)
     validation_fraction: float = setting(0.1, above=0, at_most=0.5)
     validation_max_bytes: int = setting(200_000_000, at_least=100)
     deduplicate: bool = setting(True)
+    near_duplicates: float | None = setting(None, above=0, at_most=1, neutral=True)
+    guard: list[str] = setting([], identity=False)  # the examples themselves are inputs of the step
 
     def draw(self, experiment: Experiment, language: Language, seed: int) -> Step:
-        """This source's part of the graph: the step that makes the language's text, split by `seed`."""
         return experiment.text_step(self, language, seed)
 
     def inputs(self, hub: Hub) -> dict[str, Step]:

@@ -1,5 +1,5 @@
 """Sentences from the concept graph ConceptNet (Speer, Chin & Havasi 2017): «start predicate end.», an assertion a sentence, as
-in Gurgurov et al. 2025 (section 3, table 4)."""
+in Gurgurov et al. 2025 (table 4)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AssertionCorpus(Corpus):
     """How assertions become sentences.
 
     Attributes:
-        predicates: what the relations are called in a sentence: a table of the package (`english`), or a YAML file of your own with
+        predicates: what the relations are called in a sentence: a table of the package (`english`), or a YAML file of your own,
             a line a relation. Assertions with other relations are left out.
         relations: of these, only those named here; None takes all.
         minimum_weight: assertions that ConceptNet weighs less are left out (most weigh 1).
@@ -116,7 +116,9 @@ def load_predicates(name: str) -> dict[str, str]:
     path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else _PREDICATES / f"{name}.yaml"
     if not path.is_file():
         ours = suggest(name, (file.stem for file in _PREDICATES.glob("*.yaml")), "tables of the package")
-        raise UserError(f"predicates={name}: there is no such table. {ours} One of your own is a YAML file: predicates=FILE.yaml.")
+        raise UserError(
+            f"predicates={name}: there is no such table. {ours} One of your own is a YAML file: predicates=FILE.yaml."
+        )
     try:
         table = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

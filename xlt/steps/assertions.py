@@ -177,6 +177,11 @@ def read_assertions(folder: Path, language: str) -> Iterator[Assertion]:
             yield from map(Assertion, *columns)
 
 
+def read_counts(folder: Path) -> dict[str, dict[str, int]]:
+    """How many assertions of each relation each language has, by ConceptNet's codes."""
+    return json.loads((folder / "counts.json").read_text(encoding="utf-8"))
+
+
 def _write(writer: pyarrow.parquet.ParquetWriter, rows: list[Assertion]) -> int:
     """Write rows of one language as a row group; how many they are."""
     columns = zip(*rows, strict=True)
