@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from xlt.backbones.models import Model, PretrainedModel, ScratchModel
 from xlt.config import build, build_fields, setting
 from xlt.corpora.base import Corpus, TextSource
+from xlt.corpora.near_duplicates import check_installed as check_near_duplicates
 from xlt.errors import UserError, suggest
 from xlt.hub import Hub
 from xlt.languages import Language, LanguageTable, load_languages
@@ -346,6 +347,8 @@ class Experiment:
     def text_step(self, corpus: Corpus, language: Language, seed: int) -> TextStep:
         """The text of one language from one source; `seed` splits it."""
         revision = corpus.revision(language, self.languages, self.hub)
+        if corpus.near_duplicates is not None:
+            check_near_duplicates()
         guards = tuple(self._guard(choices, language) for choices in corpus.guard)
         return TextStep(corpus, language, revision, seed, corpus.inputs(self.hub), guards)
 

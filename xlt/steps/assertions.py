@@ -7,7 +7,6 @@ import http.client
 import json
 import logging
 import re
-import urllib.error
 import urllib.request
 import zlib
 from collections import Counter, defaultdict
@@ -156,7 +155,9 @@ class AssertionsStep(Step):
             if on_the_web or not card["lines"]:
                 raise UserError(f"{self.path} is damaged or was cut off ({error}): fetch it again.") from error
             card["cut_off"] = True
-        except (urllib.error.URLError, TimeoutError) as error:
+        except OSError as error:
+            if not on_the_web:
+                raise
             raise UserError(
                 f"{self.path} cannot be reached ({error}). On a machine with network download it, copy it here, and set "
                 "data.path=FILE."

@@ -16,19 +16,22 @@ if TYPE_CHECKING:
     from xlt.tasks.base import Example, Task
 
 _GUARDED = ("validation", "test")
+_SHORTEST = 8  # letters; «Dr.» and «Yes.» stand everywhere and give nothing away
 _IGNORED = {"Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf"}
 _SENTENCE_END = re.compile(r"(?<=[.!?…؟۔።।॥།])\s+|(?<=[。！？])")
 
 
 class Guard:
-    """Sentences that a text may not hold. Two are equal if their letters and digits are, case, punctuation and spaces aside.
+    """Sentences that a text may not hold. Two are equal if their letters and digits are, case, punctuation and spaces aside: in
+    labelled data they are often split into tokens. Sentences of a few letters do not count.
 
     Args:
         texts: of evaluation examples: each counts as a whole, and so does each of its sentences.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
-        self._guarded = {key(part) for text in texts for part in (text, *text.split("\n"), *_sentences(text))} - {""}
+        keys = {key(part) for text in texts for part in (text, *text.split("\n"), *_sentences(text))}
+        self._guarded = {found for found in keys if len(found) >= _SHORTEST}
         self._documents = 0
         self._sentences = 0
 
