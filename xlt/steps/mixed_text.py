@@ -23,7 +23,7 @@ class MixedTextStep(Step):
 
     Attributes:
         texts: of the parts, by name.
-        shares: of the training bytes, by part; empty for shares proportional to size^(1/temperature).
+        shares: of the training bytes, by part; None for shares proportional to size^(1/temperature).
         max_bytes: of training text; None for as much as the parts hold together.
     """
 
@@ -32,7 +32,7 @@ class MixedTextStep(Step):
     name: str
     texts: Mapping[str, Step]
     language: Language
-    shares: Mapping[str, float]
+    shares: Mapping[str, float] | None
     temperature: float
     max_bytes: int | None
     seed: int
@@ -42,7 +42,7 @@ class MixedTextStep(Step):
         return f"{self.name}-{self.language.key}"
 
     def fields(self) -> dict[str, Any]:
-        data = {"shares": dict(self.shares), "temperature": self.temperature, "max_bytes": self.max_bytes}
+        data = {"shares": self.shares and dict(self.shares), "temperature": self.temperature, "max_bytes": self.max_bytes}
         return {"data": data, "lang": self.language.key, "language": {"seed": self.seed}}
 
     def inputs(self) -> dict[str, Step]:
@@ -85,16 +85,16 @@ class MixedTextStep(Step):
 
 
 def repetitions(
-    sizes: Mapping[str, int], shares: Mapping[str, float], temperature: float, max_bytes: int | None
+    sizes: Mapping[str, int], shares: Mapping[str, float] | None, temperature: float, max_bytes: int | None
 ) -> dict[str, float]:
     """How often each document of a part is taken on average.
 
     Args:
         sizes: of the parts in bytes.
-        shares: wanted of the parts; if empty, they are proportional to size^(1/temperature).
+        shares: wanted of the parts; if None, they are proportional to size^(1/temperature).
         max_bytes: of the whole; None for the sum of the sizes.
     """
-    weights = dict(shares) or {name: size ** (1 / temperature) for name, size in sizes.items()}
+    weights = shares or {name: size ** (1 / temperature) for name, size in sizes.items()}
     total, available = sum(weights.values()), sum(sizes.values())
     wanted = available if max_bytes is None else min(max_bytes, available)
     return {name: wanted * weights[name] / total / size for name, size in sizes.items()}
