@@ -82,7 +82,8 @@ def test_no_evaluation_sentence_is_left_in_the_text(choice: str, leaking: list[s
     assert text(after) == text(before) - held_out
     assert sentences("train") - held_out <= text(after)
     assert after.summary["guard"]["guarded"] == len(held_out)
-    assert after.summary["guard"]["documents_touched"] >= len(held_out)
+    assert after.summary["guard"]["documents_touched"] == after.summary["left_out"]["guarded"] >= len(held_out)
+    assert after.summary["empty"] == before.summary["empty"] == 0
 
 
 def test_only_a_guarded_text_depends_on_labels(overrides: list[str]) -> None:

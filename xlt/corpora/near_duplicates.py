@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 from xlt.errors import UserError
 
@@ -11,7 +12,7 @@ _PERMUTATIONS = 128
 
 
 class NearDuplicates:
-    """The documents met so far, by their MinHash signatures (Broder 1997). Memory grows with their number:.
+    """The documents met so far, by their MinHash signatures (Broder 1997). Memory grows with their number, by about 5 KB each.
 
     Args:
         threshold: Jaccard similarity of the sets of five words in a row from which two documents count as near duplicates. It is
@@ -24,8 +25,7 @@ class NearDuplicates:
 
         self._met = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
         self._threshold = threshold
-        self._count = 0
-        self._signatures = []
+        self._signatures: list[Any] = []
 
     def met(self, text: str) -> bool:
         """Whether a document like this one was met before; if not, it counts as met from now on."""
@@ -37,9 +37,8 @@ class NearDuplicates:
         signature.update_batch([gram.encode() for gram in grams])
         if any(self._signatures[number].jaccard(signature) >= self._threshold for number in self._met.query(signature)):
             return True
-        self._met.insert(self._count, signature)
+        self._met.insert(len(self._signatures), signature)
         self._signatures.append(signature)
-        self._count += 1
         return False
 
 

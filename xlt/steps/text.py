@@ -80,8 +80,8 @@ class TextStep(Step):
     def build(self, bench: Workbench) -> None:
         threshold = int(self.corpus.validation_fraction * 2**64)
         salt = derive_seed(self.seed, "text split").to_bytes(8, "big")
-        card = {"documents_read": 0, "empty": 0, "repeated": 0, "over_the_cap": 0}
         left_out: Counter[str] = Counter()
+        card: dict[str, Any] = {"documents_read": 0, "empty": 0, "repeated": 0, "over_the_cap": 0}
         seen: set[bytes] = set()
         similar = NearDuplicates(self.corpus.near_duplicates) if self.corpus.near_duplicates is not None else None
         guard = Guard.of((step.task, bench.inputs[role]) for role, step in self._guards.items())
@@ -94,10 +94,13 @@ class TextStep(Step):
             if isinstance(document, LeftOut):
                 left_out[document.reason] += 1
                 continue
-            text = guard.without(clean(document))
+            cleaned = clean(document)
+            text = guard.without(cleaned)
             digest = hashlib.blake2b(text.encode(), digest_size=16, salt=salt).digest()
-            if not text:
+            if not cleaned:
                 card["empty"] += 1
+            elif not text:
+                left_out["guarded"] += 1
             elif self.corpus.deduplicate and digest in seen:
                 card["repeated"] += 1
             elif similar is not None and similar.met(text):
@@ -113,6 +116,7 @@ class TextStep(Step):
                     portrait.add(text, digest)
         train.close()
         validation.close()
+        card["left_out"] = dict(left_out.most_common())
         if not train.documents or not validation.documents:
             raise UserError(
                 f"The text of {self.language.name} from data={self.corpus.name} has {train.documents + validation.documents} "
@@ -120,7 +124,6 @@ class TextStep(Step):
                 "more text, or a larger data.validation_fraction."
             )
         card |= {
-            "left_out": dict(left_out.most_common()),
             "sources": {role: dict(artifact.summary) for role, artifact in sources.items()},
             "guard": guard.card(),
             "train": train.card(),
