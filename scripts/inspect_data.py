@@ -20,8 +20,10 @@ from xlt.cli import compose, explain
 from xlt.corpora.conceptnet import ConceptNet
 from xlt.errors import UserError
 from xlt.experiment import Experiment, choose_device, open_store
-from xlt.runner import Session, runtime_of
+from xlt.runner import Session, command
 from xlt.steps.assertions import read_assertions, read_counts
+from xlt.steps.audit import flops_per_second
+from xlt.steps.base import Runtime
 
 PUBLISHED = Path(xlt.__file__).with_name("corpora") / "published_sizes.csv"
 
@@ -35,12 +37,20 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
         experiment = Experiment.from_config(compose(arguments.settings))
-        store = open_store(experiment.settings, logging.getLogger("xlt").warning)
-        runtime = runtime_of(experiment, choose_device(experiment.settings), arguments.settings)
-        session = Session(store, experiment.settings.reuse, runtime)
+        session = open_session(experiment, arguments.settings)
         show_sizes(experiment, session) if arguments.sizes else show_text(experiment, session)
     except (UserError, OSError) as error:
         parser.exit(2, f"{explain(error, arguments.settings) or error}\n")
+
+
+def open_session(experiment: Experiment, typed: list[str]) -> Session:
+    """What makes the steps of a text. The run's task is left alone: its data set may lack the language."""
+    device = choose_device(experiment.settings)
+    runtime = Runtime(
+        device, flops_per_second(device), experiment.hub, experiment.languages, experiment.tracker, command(typed),
+        tracker_folder=Path(experiment.settings.paths.outputs) / "tracker",
+    )  # fmt: skip
+    return Session(open_store(experiment.settings, logging.getLogger("xlt").warning), experiment.settings.reuse, runtime)
 
 
 def show_text(experiment: Experiment, session: Session) -> None:
@@ -83,7 +93,9 @@ def _shown(value: Any) -> str:
     """A part of a card on one line."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_shown(inner)}" for key, inner in value.items()) or "none"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 if __name__ == "__main__":
