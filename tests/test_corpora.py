@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow
@@ -10,6 +12,8 @@ import pyarrow.parquet
 import pytest
 
 from xlt.cli import compose
+from xlt.config import build
+from xlt.corpora.base import Corpus, LeftOut
 from xlt.corpora.hub_corpus import HubCorpus
 from xlt.corpora.text_files import TextFiles
 from xlt.errors import UserError
@@ -50,6 +54,33 @@ def test_invalid_bytes_are_survived(tmp_path: Path, hub: Hub) -> None:
     assert read(str(tmp_path / "a.txt"), hub)[0] == "tajjeb"
 
 
+def zstandard(content: bytes) -> bytes:
+    return pyarrow.Codec("zstd").compress(content, asbytes=True)
+
+
+@pytest.mark.parametrize(("ending", "compress"), [("gz", gzip.compress), ("zst", zstandard)])
+def test_compressed_files(ending: str, compress: Callable[[bytes], bytes], tmp_path: Path, hub: Hub) -> None:
+    """As their content is, also where files were compressed one after the other into one; damaged ones are refused."""
+    rows = "".join(json.dumps({"body": text}) + "\n" for text in DOCUMENTS).encode()
+    (tmp_path / f"a.jsonl.{ending}").write_bytes(compress(rows))
+    (tmp_path / f"b.txt.{ending}").write_bytes(compress("wieħed\n".encode()) + compress(b"\xff tnejn"))
+    assert read(f"{tmp_path}/a.jsonl.{ending}", hub, column="body") == DOCUMENTS
+    assert read(f"{tmp_path}/b.txt.{ending}", hub) == ["wieħed", "\ufffd tnejn"]
+    assert read(str(tmp_path), hub, column="body") == [*DOCUMENTS, "wieħed", "\ufffd tnejn"]
+    whole = compress("".join(f"{number * 7919 % 1013}\n" for number in range(5000)).encode())
+    for name, content in (("cut", whole[:-20]), ("wrong", b"no such thing" * 100)):
+        (tmp_path / f"{name}.txt.{ending}").write_bytes(content)
+        with pytest.raises(UserError, match=rf"{name}\.txt\.{ending} is damaged or was cut off"):
+            read(f"{tmp_path}/{name}.txt.{ending}", hub)
+
+
+def test_files_of_other_kinds_are_refused(tmp_path: Path, hub: Hub) -> None:
+    for name, kind in (("a.md", ".md"), ("a.tar.gz", ".tar.gz"), ("a", "files without an ending")):
+        (tmp_path / name).write_text("x" * 2000)
+        with pytest.raises(UserError, match=rf"text is read from .*\.txt\.gz.*, not from {kind}\."):
+            read(f"{tmp_path}/{name}", hub)
+
+
 def test_folders_lists_and_the_language_in_the_path(tmp_path: Path, hub: Hub) -> None:
     (tmp_path / "mt").mkdir()
     (tmp_path / "mt" / "b.txt").write_text("second")
@@ -81,10 +112,26 @@ def test_hub_corpus_from_a_mirror(tmp_path: Path) -> None:
     corpus = HubCorpus(id="org/crawl")
     assert list(corpus.documents(MALTESE, LANGUAGES, hub)) == DOCUMENTS
     filtered = HubCorpus(id="org/crawl", drop_column="warnings")
-    assert list(filtered.documents(MALTESE, LANGUAGES, hub)) == DOCUMENTS[:2]
+    assert list(filtered.documents(MALTESE, LANGUAGES, hub)) == [*DOCUMENTS[:2], LeftOut("warnings")]
     assert set(corpus.revision(MALTESE, LANGUAGES, hub)) == {"id", "config", "content"}
     with pytest.raises(UserError, match=r"yor-Latn.*mlt-Latn"):
         corpus.revision(LANGUAGES.find("yo"), LANGUAGES, hub)
+
+
+def test_wikipedia_s_dated_dumps(tmp_path: Path) -> None:
+    """The choice `wikipedia` reads the dump's date and the language's code as one name."""
+    folder = tmp_path / "mirror" / "wikimedia" / "wikipedia"
+    (folder / "data").mkdir(parents=True)
+    rows = [{"id": "1", "url": "", "title": "Malta", "text": text} for text in DOCUMENTS]
+    (folder / "data" / "mt.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    header = "---\nconfigs:\n- config_name: 20231101.mt\n  data_files:\n  - split: train\n    path: data/mt.jsonl\n---\n"
+    (folder / "README.md").write_text(header)
+    hub = Hub(tmp_path / "mirror", tmp_path / "memory")
+    corpus = build(compose(["lang=mt", "data=wikipedia"]).data, "data", Corpus)
+    assert list(corpus.documents(MALTESE, LANGUAGES, hub)) == DOCUMENTS
+    other = build(compose(["lang=mt", "data=wikipedia", "data.config=20220301.@lang"]).data, "data", Corpus)
+    with pytest.raises(UserError, match=r"no configuration 20220301\.mt.*20231101\.mt"):
+        other.revision(MALTESE, LANGUAGES, hub)
 
 
 def test_hub_commit_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

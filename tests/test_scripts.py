@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -53,3 +55,34 @@ def test_store_and_predict(
     script("store.py", "prune", "--kinds", "tokens", "text", "--yes", "--store", store, monkeypatch=monkeypatch, capsys=capsys)
     assert not list(store.glob("tokens/*")) + list(store.glob("text/*"))
     assert xlt.load(record).predict(["ki"])
+
+
+def test_inspect_data(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is shown is what a run then reads, and nothing is trained."""
+    without_labels = [*overrides, "task.data.id=tiny/none"]  # there is no such data set
+    shown = script("inspect_data.py", *without_labels, monkeypatch=monkeypatch, capsys=capsys)
+    assert re.search(r"documents_read +200\n", shown)
+    assert re.search(r"scripts +LATIN 1\n", shown)
+    assert re.search(r"fertility 1, bytes_per_token .*, unknown_share 0\n", shown)
+    assert len(shown.partition("samples\n")[2].splitlines()) == 10
+    kinds = {folder.name for folder in (tmp_path / "outputs" / "store").glob("[!.]*")}
+    assert kinds - {"revisions.json", "hashes.json"} == {"text", "tokens"}
+
+
+def test_inspect_the_sizes_of_conceptnet(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = '/a/[]\t/r/IsA\t/c/{0}/ba_{1}\t/c/en/du\t{{"weight": 1.0}}\n'
+    content = "".join(line.format(code, number) for code, count in (("mt", 5), ("qqq", 2)) for number in range(count))
+    (tmp_path / "graph.csv.gz").write_bytes(gzip.compress(content.encode()))
+    kept = [text for text in overrides if not text.startswith("data")]
+    arguments = ["--sizes", *kept, "data=conceptnet", f"data.path={tmp_path}/graph.csv.gz"]
+    shown = script("inspect_data.py", *arguments, monkeypatch=monkeypatch, capsys=capsys)
+    assert re.search(r"^mt +5 +5 +0\.00 +3895 +0\.14$", shown, re.MULTILINE)
+    assert re.search(r"^qqq +2 +2 +0\.00$", shown, re.MULTILINE)
+    with pytest.raises(SystemExit) as stopped:
+        script("inspect_data.py", "--sizes", *overrides, monkeypatch=monkeypatch, capsys=capsys)
+    assert stopped.value.code == 2
+    assert "--sizes reads data=conceptnet" in capsys.readouterr().err

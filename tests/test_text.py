@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +18,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xlt.backbones.backbone import load_tokenizer
-from xlt.corpora.base import Corpus
+from xlt.cli import compose
+from xlt.corpora.base import Corpus, LeftOut
 from xlt.errors import UserError
+from xlt.experiment import Experiment
 from xlt.languages import Language, load_languages
+from xlt.random import Draw
 from xlt.steps.backbone import TokenizerStep
 from xlt.steps.base import Workbench
 from xlt.steps.text import TextStep, clean, read_documents
+from xlt.steps.tokens import tokenizer_fit
 from xlt.store import Artifact
 
 
@@ -189,6 +195,56 @@ def test_more_documents_than_are_held_in_memory(tmp_path: Path) -> None:
     assert sorted(split.train + split.validation) == sorted(texts)
 
 
+def test_what_a_source_leaves_out_is_counted(tmp_path: Path) -> None:
+    texts = [*TEXTS[:100], LeftOut("quality-warnings"), LeftOut("weight"), *TEXTS[100:], LeftOut("weight")]
+    card = build(tmp_path / "a", texts).card  # type: ignore[arg-type]
+    assert card["left_out"] == {"weight": 2, "quality-warnings": 1}
+    kept = card["train"]["documents"] + card["validation"]["documents"]
+    assert card["documents_read"] == sum(card["left_out"].values()) + kept == 403
+
+
+def test_no_cap(tmp_path: Path) -> None:
+    split = build(tmp_path / "a", TEXTS * 20, deduplicate=False, max_bytes=None)
+    assert split.card["over_the_cap"] == 0
+    assert len(split.train) + len(split.validation) == 8000
+
+
+def test_the_portrait_of_a_text(tmp_path: Path) -> None:
+    """Letters alone have a script; samples are different training documents, the same at every reading order."""
+    texts = [f"ბაგა {number}" for number in range(100)] + [f"document\n{number}" for number in range(100)] * 3
+    split = build(tmp_path / "a", texts, deduplicate=False)
+    letters = Counter("GEORGIAN" if c in GEORGIAN else "LATIN" for text in split.train for c in text if c.isalpha())
+    assert split.card["scripts"] == {name: pytest.approx(n / letters.total(), abs=1e-6) for name, n in letters.items()}
+    assert split.card["lines"] == sum(len(text.split("\n")) for text in split.train)
+    assert split.card["characters"] == sum(map(len, split.train))
+    samples = split.card["samples"]
+    assert len(set(samples)) == len(samples) == 10
+    assert set(samples) <= set(split.train)
+    assert build(tmp_path / "b", texts[::-1], deduplicate=False).card["samples"] == samples
+    assert build(tmp_path / "c", texts, seed=1, deduplicate=False).card["samples"] != samples
+
+
+def test_near_duplicates(tmp_path: Path) -> None:
+    """Of documents that differ in a word or two, the first is kept; others that share half of their words are."""
+    pytest.importorskip("datasketch", reason="near duplicates are found by the package datasketch (xlt[near-duplicates])")
+    draw = Draw("near duplicates")
+    originals = [[f"word{draw.below(5000)}" for _ in range(120)] for _ in range(40)]
+    near = [[*words[:-1], "changed"] for words in originals]  # 115 of 117 sequences of five words in common
+    far = [[*words[:60], *(f"other{draw.below(5000)}" for _ in range(60))] for words in originals]
+    texts = [" ".join(words) for words in [*originals, *near, *far]]
+    split = build(tmp_path / "a", texts, near_duplicates=0.8, validation_fraction=0.5)
+    assert sorted(split.train + split.validation) == sorted(texts[:40] + texts[80:])
+    assert split.card["left_out"] == {"near duplicate": 40}
+    assert len(build(tmp_path / "b", texts).train) > 100
+
+
+def test_near_duplicates_without_the_package(monkeypatch: pytest.MonkeyPatch, overrides: list[str]) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    experiment = Experiment.from_config(compose([*overrides, "data.near_duplicates=0.8"]))
+    with pytest.raises(UserError, match=r"xlt\[near-duplicates\]"):
+        experiment.text(experiment.targets[0])
+
+
 @pytest.mark.parametrize("texts", [[], ["", " "], ["the only one"], ["the same one"] * 50])
 def test_too_little_text(texts: list[str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Maltese from data=documents has [01] different documents"):
@@ -204,9 +260,9 @@ def test_the_fingerprint_knows_what_changes_the_text() -> None:
     assert fingerprint() == fingerprint(name="renamed")
     others = [
         fingerprint(seed=1), fingerprint(revision="b"), fingerprint(max_bytes=2000), fingerprint(deduplicate=False),
-        fingerprint(language=dataclasses.replace(language, key="yo")),
+        fingerprint(language=dataclasses.replace(language, key="yo")), fingerprint(near_duplicates=0.8),
     ]  # fmt: skip
-    assert len({fingerprint(), *others}) == 6
+    assert len({fingerprint(), *others}) == 7
 
 
 # ---- word pieces
@@ -286,3 +342,11 @@ def test_the_vocabulary_keeps_its_size(texts_folder: Path, tmp_path: Path) -> No
 def test_the_alphabet_is_part_of_a_tokenizer_s_fingerprint() -> None:
     assert tokenizer_step(GEORGIAN).fingerprint != tokenizer_step("").fingerprint
     assert tokenizer_step(GEORGIAN).fingerprint == tokenizer_step(GEORGIAN).fingerprint
+
+
+def test_how_well_a_tokenizer_fits(texts_folder: Path, tmp_path: Path) -> None:
+    """By hand: six words of 23 + 26 bytes make six pieces, of which one is unknown."""
+    tokenizer = learnt(texts_folder, tmp_path / "with", "")
+    assert tokenizer.tokenize("document ბაგა 7") == ["document", "[UNK]", "7"]
+    fit = tokenizer_fit(tokenizer, ["document ბაგა 7", "document document document"])
+    assert fit == {"words": 6, "tokens": 6, "fertility": 1.0, "bytes_per_token": 49 / 6, "unknown_share": 1 / 6}

@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from xlt.backbones.models import Model, PretrainedModel, ScratchModel
 from xlt.config import build, build_fields, setting
-from xlt.corpora.base import Corpus
+from xlt.corpora.base import Corpus, TextSource
+from xlt.corpora.near_duplicates import check_installed as check_near_duplicates
 from xlt.errors import UserError, suggest
 from xlt.hub import Hub
 from xlt.languages import Language, LanguageTable, load_languages
@@ -47,8 +48,8 @@ READY_MADE = Path(__file__).with_name("miniature") / "artifacts"
 """Artifacts that come with the package: the backbones of the miniature world."""
 
 _COMPONENTS: dict[str, type] = {
-    "world": World, "model": Model, "method": Method, "task_method": Method, "data": Corpus, "transfer": Transfer, "task": Task,
-    "source_task": Task, "train": Training, "tracker": Tracker,
+    "world": World, "model": Model, "method": Method, "task_method": Method, "data": TextSource, "transfer": Transfer,
+    "task": Task, "source_task": Task, "train": Training, "tracker": Tracker,
 }  # fmt: skip
 
 
@@ -132,7 +133,7 @@ class Experiment:
     model: Model
     method: Method
     task_method: Method
-    data: Corpus
+    data: TextSource
     transfer: Transfer
     task: Task
     source_task: Task
@@ -345,7 +346,26 @@ class Experiment:
 
     def text_step(self, corpus: Corpus, language: Language, seed: int) -> TextStep:
         """The text of one language from one source; `seed` splits it."""
-        return TextStep(corpus, language, corpus.revision(language, self.languages, self.hub), seed)
+        revision = corpus.revision(language, self.languages, self.hub)
+        if corpus.near_duplicates is not None:
+            check_near_duplicates()
+        guards = tuple(self._guard(choices, language) for choices in corpus.guard)
+        return TextStep(corpus, language, revision, seed, corpus.inputs(self.hub), guards)
+
+    def _guard(self, choices: str, language: Language) -> ExamplesStep:
+        """The labelled examples of the run's task (`task`), or of another one (`task=sib200`), to be kept out of a text."""
+        if choices == "task":
+            return self.task.draw(self, language)
+        from xlt.cli import compose, explain
+
+        try:
+            config = self.config.copy()
+            OmegaConf.update(config, "task", compose(choices.split())["task"], merge=False, force_add=True)
+            return build(config["task"], "data.guard", Task).draw(self, language)
+        except Exception as error:
+            if (message := explain(error, choices.split())) is None:
+                raise
+            raise UserError(f"data.guard={choices!r} cannot be: {message}") from error
 
     def examples_step(self, task: Task, language: Language) -> ExamplesStep:
         """The labelled examples of one language."""

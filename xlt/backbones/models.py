@@ -12,7 +12,7 @@ from torch import nn
 
 from xlt.backbones.anatomy import known_architectures
 from xlt.config import setting
-from xlt.corpora.base import Corpus
+from xlt.corpora.base import TextSource
 from xlt.errors import UserError, suggest
 from xlt.training.settings import LanguageTraining, LoopSettings
 
@@ -91,7 +91,7 @@ class ScratchModel(Model):
     languages: list[str] = field(default_factory=list)
     vocabulary_size: int = setting(8000, at_least=100)
     alphabet: str = setting("", neutral=True)
-    data: Corpus | None = setting(None, identity=False)
+    data: TextSource | None = setting(None, identity=False)
     shape: dict[str, Any] = field(default_factory=dict)
     train: LanguageTraining = field(
         default_factory=lambda: LanguageTraining(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from xlt.config import setting
-from xlt.corpora.base import Corpus
-from xlt.hub import Hub
+from xlt.corpora.base import Corpus, LeftOut
+from xlt.hub import Hub, Source
 from xlt.languages import Language, LanguageTable
 
 
@@ -20,6 +20,7 @@ class HubCorpus(Corpus):
         id: the data set's hub id.
         hub_revision: branch, tag or commit; None takes the newest and remembers it.
         language_column: column of the language table with the data set's spelling of languages.
+        config: what the configurations are called; `@lang` in it stands for that spelling (Wikipedia: `20231101.@lang`).
         split: the split to read.
         column: the column that holds the text.
         drop_column: rows whose value here is not empty are left out (GlotCC: `quality-warnings`); None keeps all.
@@ -28,18 +29,24 @@ class HubCorpus(Corpus):
     id: str = setting("cis-lmu/GlotCC-V1")
     hub_revision: str | None = setting(None, identity=False)
     language_column: str = setting("glotcc", is_name=True)
+    config: str = setting("@lang", neutral=True)
     split: str = setting("train")
     column: str = setting("content")
     drop_column: str | None = setting(None)
 
     def revision(self, language: Language, languages: LanguageTable, hub: Hub) -> dict[str, Any]:
-        code = languages.code(language, self.language_column, self.id)
-        source = hub.source(self.id, "dataset", self.hub_revision)
-        hub.check_dataset_config(source, code)
-        return hub.dataset_identity(source, code)
+        source, config = self._source(language, languages, hub)
+        hub.check_dataset_config(source, config)
+        return hub.dataset_identity(source, config)
 
-    def documents(self, language: Language, languages: LanguageTable, hub: Hub) -> Iterator[str]:
-        code = languages.code(language, self.language_column, self.id)
-        for row in hub.rows(hub.source(self.id, "dataset", self.hub_revision), code, self.split):
-            if self.drop_column is None or not row[self.drop_column]:
+    def documents(self, language: Language, languages: LanguageTable, hub: Hub) -> Iterator[str | LeftOut]:
+        for row in hub.rows(*self._source(language, languages, hub), self.split):
+            if self.drop_column is not None and row[self.drop_column]:
+                yield LeftOut(self.drop_column)
+            else:
                 yield row[self.column] or ""
+
+    def _source(self, language: Language, languages: LanguageTable, hub: Hub) -> tuple[Source, str]:
+        """The data set and its configuration for a language."""
+        code = languages.code(language, self.language_column, self.id)
+        return hub.source(self.id, "dataset", self.hub_revision), self.config.replace("@lang", code)

@@ -1,12 +1,18 @@
-"""The user's own text: plain text (a document a line), JSON lines and Parquet, in files or folders."""
+"""The user's own text: plain text (a document a line), JSON lines and Parquet, in files or folders, compressed or not."""
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+import pyarrow
+import pyarrow.parquet
 
 from xlt.config import setting
 from xlt.corpora.base import Corpus
@@ -14,7 +20,7 @@ from xlt.errors import UserError, suggest
 from xlt.hub import Hub
 from xlt.languages import Language, LanguageTable
 
-_SUFFIXES = (".txt", ".jsonl", ".parquet")
+_SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz", ".txt.zst", ".jsonl.zst", ".parquet")
 _TINY = 1000  # bytes: less cannot be split into training and validation text
 
 
@@ -23,8 +29,8 @@ class TextFiles(Corpus):
     """Files of one language.
 
     Attributes:
-        path: a file, a folder (all .txt, .jsonl and .parquet files below it) or a list of these. `@lang` in it stands
-            for the language's key, so that one setting serves a sweep over languages.
+        path: a file (.txt, .jsonl, either of them as .gz or .zst, .parquet), a folder (all of these below it) or a list of both.
+            `@lang` in it stands for the language's key, so that one setting serves a sweep over languages.
         column: the field of JSON lines and Parquet rows that holds the text.
     """
 
@@ -64,11 +70,11 @@ class TextFiles(Corpus):
                 beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
                 hint = suggest(path.name, beside, "names beside it")
                 raise UserError(f"data.path={path}: there is no such file or folder. {hint}")
-            found = sorted(p for p in path.rglob("*") if p.suffix in _SUFFIXES and p.is_file()) if path.is_dir() else [path]
+            found = sorted(p for p in path.rglob("*") if p.name.endswith(_SUFFIXES) and p.is_file()) if path.is_dir() else [path]
             if not found:
                 raise UserError(f"data.path={path} holds no {', '.join(_SUFFIXES)} files.")
-            if path.suffix not in _SUFFIXES and path.is_file():
-                kind = path.suffix or "files without an ending"
+            if path.is_file() and not path.name.endswith(_SUFFIXES):
+                kind = "".join(path.suffixes[-2:]) or "files without an ending"
                 raise UserError(f"data.path={path}: text is read from {', '.join(_SUFFIXES)} files, not from {kind}.")
             files += found
         return files
@@ -76,27 +82,44 @@ class TextFiles(Corpus):
 
 def _read(file: Path, column: str) -> Iterator[str]:
     if file.suffix == ".parquet":
-        import pyarrow.parquet
-
         table = pyarrow.parquet.ParquetFile(file)
         _require(column, table.schema_arrow.names, file)
         for batch in table.iter_batches(columns=[column]):
             yield from (str(value or "") for value in batch.column(0).to_pylist())
         return
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, start=1):
-            if file.suffix == ".txt":
-                yield line
-                continue
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                wanted = f"Each line has to be an object with a field {column}."
-                raise UserError(f"{file}, line {number} is not JSON ({error}). {wanted}") from error
-            _require(column, row if isinstance(row, dict) else [], file)
-            yield str(row[column] or "")
+    for number, line in enumerate(_lines(file), start=1):
+        if ".jsonl" not in file.suffixes:
+            yield line
+            continue
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            wanted = f"Each line has to be an object with a field {column}."
+            raise UserError(f"{file}, line {number} is not JSON ({error}). {wanted}") from error
+        _require(column, row if isinstance(row, dict) else [], file)
+        yield str(row[column] or "")
+
+
+def _lines(file: Path) -> Iterator[str]:
+    with _open(file) as lines:
+        if file.suffix not in (".gz", ".zst"):
+            yield from lines
+            return
+        try:
+            yield from lines
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{file} is damaged or was cut off ({error}): fetch or compress it again.") from error
+
+
+def _open(file: Path) -> TextIO:
+    if file.suffix == ".gz":
+        return gzip.open(file, "rt", encoding="utf-8", errors="replace")
+    if file.suffix == ".zst":
+        content = io.BufferedReader(pyarrow.input_stream(file, compression="zstd"))
+        return io.TextIOWrapper(content, encoding="utf-8", errors="replace")
+    return file.open(encoding="utf-8", errors="replace")
 
 
 def _require(column: str, found: Any, file: Path) -> None:

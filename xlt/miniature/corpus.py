@@ -1,4 +1,4 @@
-"""`data=miniature`: unlabelled text of the invented languages."""
+"""`data=miniature` and `data=mini_conceptnet`: unlabelled text of the invented languages."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xlt.config import setting
-from xlt.corpora.base import Corpus
+from xlt.corpora.base import Corpus, LeftOut
+from xlt.corpora.conceptnet import AssertionCorpus
 from xlt.hub import Hub
 from xlt.languages import Language, LanguageTable
+from xlt.miniature.hub import assertions
 from xlt.miniature.lexicon import SCRIPTS
 from xlt.miniature.world import World
+from xlt.steps.assertions import Assertion, parse
 
 
 @dataclass(frozen=True)
@@ -33,3 +36,21 @@ class MiniatureCorpus(Corpus):
 
     def documents(self, language: Language, languages: LanguageTable, hub: Hub) -> Iterator[str]:
         return self.world.documents(language.key, self.transliterated, self.scripts)
+
+
+@dataclass(frozen=True)
+class MiniatureConceptNet(AssertionCorpus):
+    """The concept graph of the miniature world in sentences.
+
+    Attributes:
+        world: the miniature world.
+    """
+
+    world: World = field(default_factory=World)
+
+    def revision(self, language: Language, languages: LanguageTable, hub: Hub) -> dict[str, Any]:
+        return {**self.world.revision(language, f"data={self.name}"), "predicates": self.chosen_predicates}
+
+    def documents(self, language: Language, languages: LanguageTable, hub: Hub) -> Iterator[str | LeftOut]:
+        lines = assertions(self.world, language.key)
+        return self.sentences(found for line in lines if isinstance(found := parse(line.encode()), Assertion))

@@ -36,7 +36,7 @@ model = transformers.AutoModel.from_pretrained("{here}")""",
 
 def write_language_module_card(folder: Path, step: LanguageModuleStep, summary: Mapping[str, Any]) -> None:
     """The card of a language module that has just been trained."""
-    text = ", ".join(f"{tokens.text.corpus.name} ({tokens.text.language.name})" for tokens in step.tokens)
+    text = ", ".join(f"{tokens.text.name} ({tokens.text.language.name})" for tokens in step.tokens)
     loop = step.training.loop
     how = {
         "Text": text,
