@@ -47,6 +47,7 @@ class SparseFineTuning(Method):
             the input embedding (but where a head reads the input embedding itself, as mDeBERTa's does).
         regularisation: λ of λ · Σ|θ - θ0| / N in the loss of language modules, in both phases; the sum is over what is trained,
             N the number of the model's parameters.
+        language_head: whether what is stored of the language head is in force, too, where the backbone has one.
         dense_steps, dense_epochs: length of the dense phase; None for both: as the run's training.
         dense_learning_rate: of the dense phase; None: as the run's training.
     """
@@ -58,6 +59,7 @@ class SparseFineTuning(Method):
     norms: bool = setting(False)
     fixed_output_embedding: bool = setting(True)
     regularisation: float = setting(0.0, at_least=0)
+    language_head: bool = setting(True)
     dense_steps: int | None = setting(None, at_least=1)
     dense_epochs: float | None = setting(None, above=0)
     dense_learning_rate: float | None = setting(None, above=0)
@@ -87,7 +89,11 @@ class SparseFineTuning(Method):
 
     def load(self, backbone: Backbone, folder: Path) -> SparseModule:
         stored, description = sparse_files.read(folder, backbone)
-        return SparseModule(backbone, _fitting(stored, backbone, folder), description.get("fixed_output_embedding", False))
+        fitting = _fitting(stored, backbone, folder)
+        if not self.language_head:
+            prefix = f"{backbone.model.base_model_prefix}."
+            fitting = {name: one for name, one in fitting.items() if name.startswith(prefix)}
+        return SparseModule(backbone, fitting, description.get("fixed_output_embedding", False))
 
 
 class SparseModule(Module):

@@ -71,7 +71,9 @@ def announce(
     stray = [name for name, parameter in trained.items() if id(parameter) not in chosen | passing]
     if stray:
         raise AssertionError(f"{title}: parameters that nobody declared would be trained: {stray[:3]}")
+    inside = [module.parameters() for module in backbone.modules if module.passes_gradients()]  # of weights that stay in place
     frozen = sum(parameter.numel() for parameter in backbone.model.parameters() if id(parameter) not in chosen)
+    frozen -= sum(parameter.numel() for named in inside for parameter in named.values())
     steps = settings.total_steps(examples)
     tokens = steps * settings.batch_size * tokens_per_example
     flops = tokens * _flops_per_token(backbone, trainable, tokens_per_example, language_head)
