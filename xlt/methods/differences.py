@@ -114,14 +114,13 @@ class Weights:
         self._tied: nn.Parameter | None = None
 
     @torch.no_grad()
-    def put_in_force(self, shares: Mapping[SparseModule, float], anew: bool = False) -> None:
+    def put_in_force(self, shares: Mapping[SparseModule, float]) -> None:
         """Choose the differences that the weights are with.
 
         Args:
             shares: the modules whose differences they are, each with the factor before it; of one that is being trained it is 1.
-            anew: do it even if they are the same modules as before.
         """
-        if shares == self._in_force and not anew:
+        if shares == self._in_force:
             return
         for module in {**self._in_force, **shares}:
             for difference in module.differences.values():
