@@ -60,9 +60,13 @@ class Difference:
         """Keep what was learnt."""
         if self.values is None:
             return
-        self._change, self.values = self.change, None
+        self._change = self.change
+        self.stop()
+
+    def stop(self) -> None:
+        """Train it no more, and forget what was learnt."""
+        self.values = None
         self.weight.requires_grad_(False)
-        self.weight.grad = None
         self._hook.remove()
 
     def follow(self) -> None:
@@ -125,7 +129,8 @@ class Weights:
         for module in {**self._in_force, **shares}:
             for difference in module.differences.values():
                 difference.follow()
-                difference.write(difference.pristine)
+                if module in self._in_force:
+                    difference.write(difference.pristine)
         self._set_output_embedding(any(module.fixed_output_embedding for module in shares))
         stored: dict[nn.Parameter, list[tuple[Difference, float]]] = {}
         for module, share in shares.items():

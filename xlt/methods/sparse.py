@@ -136,7 +136,8 @@ class SparseModule(Module):
 
     def save(self, folder: Path) -> None:
         """Write xlt's format."""
-        sparse_files.write(self.stored(), self.backbone, folder, fixed_output_embedding=self.fixed_output_embedding)
+        stored = {name: Stored(tuple(one.weight.shape), one.change, one.positions) for name, one in self.differences.items()}
+        sparse_files.write(stored, self.backbone, folder, fixed_output_embedding=self.fixed_output_embedding)
 
     def save_for_composable_sft(self, folder: Path, dense: Mapping[str, torch.Tensor] | None = None) -> None:
         """Write composable-sft's format into an existing folder.
@@ -144,17 +145,13 @@ class SparseModule(Module):
         Args:
             dense: tensors of a task's head, by their names in the model.
         """
-        stored = self.stored()
-        whole = {name: one for name, one in stored.items() if one.positions is None}
-        replaced = {
-            name: self.differences[name].pristine.view(one.size) + one.values.view(one.size) for name, one in whole.items()
+        prefix = f"{self.backbone.model.base_model_prefix}."
+        inside = {name: one for name, one in self.differences.items() if name.startswith(prefix)}
+        sparse = {name: Stored(tuple(one.weight.shape), one.change, one.all_positions()) for name, one in inside.items()}
+        head = {
+            name: (one.pristine + one.change).view_as(one.weight) for name, one in self.differences.items() if name not in inside
         }
-        sparse = {name: one for name, one in stored.items() if one.positions is not None}
-        sparse_files.write_composable_sft(sparse, {**replaced, **(dense or {})}, folder / sparse_files.COMPOSABLE_SFT)
-
-    def stored(self) -> dict[str, Stored]:
-        """What files hold of the module."""
-        return {name: Stored(tuple(one.weight.shape), one.change, one.positions) for name, one in self.differences.items()}
+        sparse_files.write_composable_sft(sparse, {**head, **(dense or {})}, folder / sparse_files.COMPOSABLE_SFT)
 
     def remove(self) -> None:
         self.freeze()
@@ -221,7 +218,7 @@ class NewSparseModule(SparseModule):
         )
 
     def end(self, phase: int) -> dict[str, torch.Tensor]:
-        """After the dense phase, the positions of the largest changes.
+        """After the dense phase, the positions of the largest changes; the weights are those of before.
 
         Raises:
             UserError: there are no changes, or some are not finite.
@@ -235,6 +232,10 @@ class NewSparseModule(SparseModule):
         if not any(change.any() for change in changes.values()):
             raise UserError("The dense phase changed no weight, so there are no largest changes to choose. Train it for longer.")
         chosen = largest({name: change.float() for name, change in changes.items()}, self._count)
+        for difference in self.differences.values():
+            difference.stop()
+        with self._own_weights():
+            self.differences = {}
         return {name: positions.cpu() for name, positions in chosen.items()}
 
     def penalty(self) -> torch.Tensor | None:
@@ -309,16 +310,19 @@ def _of_norms(backbone: Backbone) -> set[int]:
 
 
 def _fitting(stored: Mapping[str, Stored], backbone: Backbone, folder: Path) -> dict[str, Stored]:
-    """Those of the stored differences that are for tensors of this backbone.
+    """Those of the stored differences that are for tensors of this backbone, which has no pooler.
 
     Raises:
-        UserError: a difference in the encoder is for a tensor that it does not have, or has in another size.
+        UserError: a difference is for a tensor that it does not have, or has in another size; it need not have the head's.
     """
     tensors, prefix = own_weights(backbone), f"{backbone.model.base_model_prefix}."
+    if backbone.anatomy.has_pooler:
+        stored = {name: one for name, one in stored.items() if not name.startswith(f"{prefix}pooler.")}
+    of_heads = {name for name, one in stored.items() if one.positions is None and not name.startswith(prefix)}
     unfit = [
         f"{name} {list(one.size)}" + (f" (here {list(tensors[name].shape)})" if name in tensors else "")
         for name, one in stored.items()
-        if (name in tensors or name.startswith(prefix)) and (name not in tensors or tuple(tensors[name].shape) != one.size)
+        if (name in tensors and tuple(tensors[name].shape) != one.size) or (name not in tensors and name not in of_heads)
     ]
     if unfit:
         raise UserError(
