@@ -88,7 +88,8 @@ class SparseFineTuning(Method):
         return NewSparseModule(self, backbone, generator, language_head)
 
     def load(self, backbone: Backbone, folder: Path) -> SparseModule:
-        stored, description = sparse_files.read(folder, backbone)
+        stored, description = sparse_files.read(folder)
+        sparse_files.check_model(description, folder, backbone)
         fitting = _fitting(stored, backbone, folder)
         if not self.language_head:
             prefix = f"{backbone.model.base_model_prefix}."

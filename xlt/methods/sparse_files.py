@@ -57,22 +57,15 @@ def is_sparse(folder: Path) -> bool:
     return (folder / DESCRIPTION).is_file() or (folder / COMPOSABLE_SFT).is_file()
 
 
-def read(folder: Path, backbone: Backbone) -> tuple[dict[str, Stored], dict[str, Any]]:
-    """The differences of a folder by the names of their tensors, and what describes them.
+def read(folder: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
+    """The differences of a folder by the names of their tensors, and what describes them; nothing does in composable-sft's.
 
     Raises:
-        UserError: the folder cannot be read, or was made for another kind of model or with another vocabulary.
+        UserError: the folder cannot be read.
     """
     if not (folder / DESCRIPTION).is_file():
         return read_composable_sft(folder / COMPOSABLE_SFT), {}
     description = read_description(folder, DESCRIPTION)
-    check_fits(description, folder, backbone)
-    vocabulary = description["vocabulary"]
-    if None not in (vocabulary, backbone.tokenizer) and vocabulary != backbone.vocabulary:
-        raise UserError(
-            f"{folder} was trained with another vocabulary than this backbone has: the rows of the embeddings that it changes "
-            "stand for other pieces here. Use the backbone that it was trained on."
-        )
     try:
         tensors = load_file(folder / TENSORS)
     except (FileNotFoundError, SafetensorError) as error:
@@ -86,6 +79,17 @@ def read(folder: Path, backbone: Backbone) -> tuple[dict[str, Stored], dict[str,
         for positions in [tensors.get(f"{name}.positions")]
     }
     return stored, description
+
+
+def check_model(description: Mapping[str, Any], folder: Path, backbone: Backbone) -> None:
+    """Refuse differences that say that they were made for another kind of model, or with another vocabulary."""
+    check_fits(description, folder, backbone)
+    vocabulary = description.get("vocabulary")
+    if None not in (vocabulary, backbone.tokenizer) and vocabulary != backbone.vocabulary:
+        raise UserError(
+            f"{folder} was trained with another vocabulary than this backbone has: the rows of the embeddings that it changes "
+            "stand for other pieces here. Use the backbone that it was trained on."
+        )
 
 
 def write(stored: Mapping[str, Stored], backbone: Backbone, folder: Path, **more: Any) -> None:
