@@ -446,6 +446,21 @@ def test_branches_cannot_differ() -> None:
     backbone.activate(Parallel(Stack(one, other), Stack(other, one)))
 
 
+def test_a_full_copy_on_top_is_refused_and_a_full_difference_is_not(tmp_path: Path) -> None:
+    """A copy would hold the language's changes, too."""
+    backbone = tiny_backbone("bert", language_head=False)
+    below = shaken(backbone, 0)
+    with pytest.raises(UserError, match=r"task_method=rand_sft task_method\.density=1"):
+        FullFineTuning().create(backbone, generator(0))
+    assert backbone.modules == [below]
+    with_language = values_of(backbone)
+    trained(EVERYTHING, backbone, tmp_path)
+    assert not is_same(values_of(backbone), with_language)
+    on_full = tiny_backbone("bert", language_head=False)
+    FullFineTuning().create(on_full, generator(0)).freeze()
+    assert trained(RANDOM, on_full, tmp_path / "on_full").count() == 300
+
+
 @pytest.mark.parametrize("method", [RANDOM, LT_SFT], ids=lambda method: method.name)
 def test_a_task_holds_nothing_of_the_language(method: SparseFineTuning, tmp_path: Path) -> None:
     """Trained on θ0 + φ_source, taken off and put on θ0 + φ_target: the sum of its own change and the target's."""

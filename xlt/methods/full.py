@@ -12,6 +12,7 @@ from torch import nn
 from xlt.backbones.backbone import Backbone
 from xlt.errors import UserError
 from xlt.methods.base import Method, Module
+from xlt.methods.sparse import SparseModule
 
 
 class FullModule(Module):
@@ -26,6 +27,13 @@ class FullModule(Module):
             raise UserError(
                 "method=full changes every weight, which quantised ones cannot be (model.quantisation). Take the backbone "
                 "unquantised, or a method that leaves it frozen, such as method=lora."
+            )
+        if any(isinstance(module, SparseModule) for module in backbone.modules):
+            raise UserError(
+                "method=full keeps a copy of all weights, with what a sparse module under it changes in them: on the module of "
+                "another language it would put that of this one into force. Learn all weights as a difference instead, which is "
+                "added to any language's: task_method=rand_sft task_method.density=1 task_method.reduction_factor=null "
+                "task_method.norms=true."
             )
         super().__init__(backbone)
         self._part = part
