@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import ARCHITECTURES, IDS, MASK, hidden_states, logits, tiny_backbone
 from omegaconf import OmegaConf
+from test_bad_input import complaint
 from test_kill import CHECKPOINTS, Killed
 from test_transfer import CPU
 
@@ -737,6 +738,13 @@ def test_a_run(overrides: list[str], beginnings: list[dict[str, torch.Tensor]], 
     assert not (Store(tmp_path / "outputs" / "store").root / ".work").exists() or not any(
         (tmp_path / "outputs" / "store" / ".work").iterdir()
     )
+
+
+def test_a_full_copy_on_top_is_refused_before_anything_is_made(
+    overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = complaint([*overrides, SPARSE[0], SPARSE[2], "task_method=full"], capsys, tmp_path / "outputs")
+    assert "task_method=full keeps a copy of all weights" in said
 
 
 @pytest.mark.parametrize("method", ["rand_sft", "bitfit"])

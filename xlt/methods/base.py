@@ -172,6 +172,13 @@ class Method(ABC):
         """How a module is trained in each of its phases, given how the run trains. Their batches are the same."""
         return [settings]
 
+    def check_on_top_of(self, below: Method) -> None:  # noqa: B027 - most go with all others
+        """Called before anything is made, for a task module on top of a language module.
+
+        Raises:
+            UserError: this method's modules do not go with those of the other.
+        """
+
     def draw(self, experiment: Experiment, language: Language) -> Step | None:
         """This method's part of the graph: the step that makes the language's module, or None if there is none."""
         return experiment.language_module_step(self, language, [experiment.tokens(language)])

@@ -66,9 +66,9 @@ def announce(
     """Say before step 1 what is trainable and how long it will take; warn where that is hopeless on this machine."""
     trainable = sum(parameter.numel() for parameter in parameters.values())
     chosen = {id(parameter) for parameter in parameters.values()}
-    passing = {id(parameter) for module in backbone.modules for parameter in module.passes_gradients()}
+    passing = {id(parameter): parameter.numel() for module in backbone.modules for parameter in module.passes_gradients()}
     trained = {name: parameter for name, parameter in backbone.model.named_parameters() if parameter.requires_grad}
-    stray = [name for name, parameter in trained.items() if id(parameter) not in chosen | passing]
+    stray = [name for name, parameter in trained.items() if id(parameter) not in chosen | passing.keys()]
     if stray:
         raise AssertionError(f"{title}: parameters that nobody declared would be trained: {stray[:3]}")
     inside = [module.parameters() for module in backbone.modules if module.passes_gradients()]  # of weights that stay in place
@@ -76,7 +76,7 @@ def announce(
     frozen -= sum(parameter.numel() for named in inside for parameter in named.values())
     steps = settings.total_steps(examples)
     tokens = steps * settings.batch_size * tokens_per_example
-    flops = tokens * _flops_per_token(backbone, trainable, tokens_per_example, language_head)
+    flops = tokens * _flops_per_token(backbone, trainable + sum(passing.values()), tokens_per_example, language_head)
     seconds = training_seconds(flops, runtime.flops_per_second)
     log.info(
         "%s: training %s parameters (%.2f %%), %s frozen, on %s; %s examples, %s steps of %d, %s; estimated time %s",
