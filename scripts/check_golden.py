@@ -26,17 +26,18 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import transformers
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear
 
 from xlt.backbones.anatomy import anatomy_of
 from xlt.backbones.backbone import Backbone
@@ -51,11 +52,14 @@ from xlt.methods.bottleneck import ADAPTERHUB_PLACES, Bottleneck
 from xlt.methods.formats import method_of_folder
 from xlt.methods.fusion import Fusion, FusionModule
 from xlt.methods.low_rank import IA3, PeftModule
+from xlt.methods.sparse import SparseFineTuning, own_weights
+from xlt.methods.sparse_files import COMPOSABLE_SFT, read_composable_sft
 from xlt.training.masking import IGNORED
 
-NOT_COMPUTED = ("composable_sft", "spiel")  # kinds that have a name, and that xlt does not compute yet
+NOT_COMPUTED = ("spiel",)  # kinds that have a name, and that xlt does not compute yet
 KINDS = (
-    "bottleneck", "lora", "ia3", "prefix_tuning", "average", "parallel", "fusion", "merge", "training", *NOT_COMPUTED
+    "bottleneck", "lora", "ia3", "prefix_tuning", "average", "parallel", "fusion", "merge", "training", "composable_sft",
+    *NOT_COMPUTED,
 )  # fmt: skip
 UNREADABLE = "?"  # in place of the kind of a case that cannot be read
 
@@ -249,7 +253,7 @@ def check_case(folder: Path, kind: str, description: Mapping[str, Any]) -> Resul
         result.problem = f"xlt does not compute cases of this kind, {kind}"
         return result
     try:
-        case = Case(folder, description, result.comparisons)
+        case = (SparseCase if kind == "composable_sft" else Case)(folder, description, result.comparisons)
         case.run()
         if not case.expected:
             result.problem = "it has no outputs to compare"
@@ -286,25 +290,29 @@ class Case:
     """
 
     def __init__(self, folder: Path, description: Mapping[str, Any], comparisons: list[Comparison]) -> None:
-        self.folder = folder
-        self.description = description
-        self.comparisons = comparisons
-        self.compared: set[str] = set()
+        self.open(folder, description, comparisons)
         inputs = read(folder / "inputs.safetensors")
-        self.expected = read(folder / "outputs.safetensors")
         if strange := inputs.keys() - _MODEL_INPUTS - _LABELS:
             raise UserError(f"inputs.safetensors holds {', '.join(sorted(strange))}, which is nothing that xlt's models read")
         self.inputs = {name: tensor for name, tensor in inputs.items() if name in _MODEL_INPUTS}
         self.labels = {name: tensor for name, tensor in inputs.items() if name in _LABELS}
-        self.tolerance = float(description.get("suggested_atol", ATOL))
         self.adapterhub = "adapters" in description["produced_by"]
-        self.backbone = open_model(folder / description["base_dir"], description["base_class"])
         self.modules = {name: self.load_module(adapter["dir"]) for name, adapter in description["adapters"].items()}
         self.fusions: list[FusionModule] = []
         self.backbone.activate(self.compose(description["composition"]))
         self.branches = self.backbone.composition.branches()
         self.heads = self.load_heads()
         self.check_inverse()
+
+    def open(self, folder: Path, description: Mapping[str, Any], comparisons: list[Comparison]) -> None:
+        """What every case begins with: what is expected, and the model."""
+        self.folder = folder
+        self.description = description
+        self.comparisons = comparisons
+        self.compared: set[str] = set()
+        self.expected = read(folder / "outputs.safetensors")
+        self.tolerance = float(description.get("suggested_atol", ATOL))
+        self.backbone = open_model(folder / description["base_dir"], description["base_class"])
 
     def run(self) -> None:
         """Compare everything that xlt computes in this case with what is stored."""
@@ -619,6 +627,95 @@ class Case:
             for key, part in layer.named_parameters()
         }
         return {**own, **converted}
+
+
+class SparseCase(Case):
+    """A case of composable-sft: a language's differences and a task's applied to a model, or the choice of a sparse one."""
+
+    def __init__(self, folder: Path, description: Mapping[str, Any], comparisons: list[Comparison]) -> None:
+        self.open(folder, description, comparisons)
+        self.inputs = read(folder / "inputs.safetensors")
+
+    def run(self) -> None:
+        """Compare everything that xlt computes in this case with what is stored."""
+        if "k" in self.description:
+            self.compare_choice()
+        else:
+            self.compare_applied()
+
+    def compare_applied(self) -> None:
+        """What the model computes with the differences, and the differences themselves."""
+        names = self.description["sft"]
+        folders = {name: self.folder / names[name] for name in ("lang", "task")}
+        methods = {name: method_of_folder(folder) for name, folder in folders.items()}
+        weights = own_weights(self.backbone)
+        before = {name: weight.detach().clone() for name, weight in weights.items()}
+        self.compare_states("mlm_base")
+        language = methods["lang"].load(self.backbone, folders["lang"])
+        self.compare_states("mlm_lang")
+        for name in [name for name in self.expected if name.startswith("dense_diff.")]:
+            plain = name.removeprefix("dense_diff.")
+            self.compare(name, weights[plain] - before[plain], self.expected[name])
+            self.compared.add(name)
+        task = methods["task"].load(self.backbone, folders["task"])
+        head = read_composable_sft(folders["task"] / COMPOSABLE_SFT)
+        classify = partial(linear, weight=head["classifier.weight"].values, bias=head["classifier.bias"].values)
+        self.compare_states("tok_lang_task", classify)
+        self.backbone.activate(task)
+        self.compare_states("tok_task", classify)
+        task.detach()
+        language.detach()
+        self.compare_states("mlm_base")
+        dataclasses.replace(methods["lang"], language_head=False).load(self.backbone, folders["lang"])
+        self.compare_states("mlm_lang_noabs")
+
+    def compare_states(self, name: str, classify: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
+        """What the model puts out as it is now.
+
+        Args:
+            classify: the head; None for the model's own.
+        """
+        real = self.inputs["attention_mask"] == 1
+        with torch.no_grad():
+            states = self.backbone.hidden_states(**self.inputs)
+            scores = self.backbone.model(**self.inputs).logits if classify is None else classify(states)
+        for what, computed in (("last_hidden_state", states), ("logits", scores)):
+            self.compare(f"{name}.{what}", computed, self.expected[f"{name}.{what}"], real)
+            self.compared.add(f"{name}.{what}")
+
+    def compare_choice(self) -> None:
+        """Which weights are chosen after the dense phase, and what is stored after the sparse one."""
+        dense, mask, sparse = (
+            {name.removeprefix(f"{prefix}."): one for name, one in self.expected.items() if name.startswith(f"{prefix}.")}
+            for prefix in ("after_full_ft", "mask", "after_sparse_ft")
+        )
+        module = SparseFineTuning(count=self.description["k"], norms=True).create(self.backbone, torch.Generator(), True)
+        module.begin(0, {})
+        with torch.no_grad():
+            for name, values in module.parameters().items():
+                values.copy_(dense[name].view_as(values))
+        kept = module.end(0)
+        for name, expected in mask.items():
+            chosen = torch.zeros(expected.shape).flatten()
+            chosen[kept.get(name, [])] = 1
+            self.compare(f"mask.{name}", chosen.view_as(expected), expected.float(), tolerance=0.0)
+        module.begin(1, kept)
+        with torch.no_grad():
+            for name, values in module.parameters().items():
+                trained = sparse[name].flatten()
+                values.copy_((trained[kept[name]] if name in kept else trained).view_as(values))
+        with TemporaryDirectory() as folder:
+            module.save_for_composable_sft(Path(folder))
+            ours = read_composable_sft(Path(folder) / COMPOSABLE_SFT)
+        theirs = read_composable_sft(self.folder / self.description["sft"]["dir"] / COMPOSABLE_SFT)
+        empty = {name for name, one in theirs.items() if not one.values.numel()}
+        if ours.keys() != theirs.keys() - empty:
+            raise UserError(f"xlt stores other tensors: {', '.join(sorted(ours.keys() ^ (theirs.keys() - empty))[:3])}")
+        for name, one in ours.items():
+            if one.positions is not None:
+                self.compare(f"positions of {name}", one.positions, theirs[name].positions, tolerance=0.0)
+            self.compare(f"stored {name}", one.values, theirs[name].values)
+        self.compared |= self.expected.keys()
 
 
 @contextmanager

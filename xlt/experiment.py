@@ -304,6 +304,9 @@ class Experiment:
                 f"method={self.method.name} changes the backbone itself, so the modules of several languages cannot take turns. "
                 "Use one source language, or a method that leaves the backbone as it is, such as method=seq_bn_inv."
             )
+        for labels in sources:
+            if labels.language_module is not None and not labels.language_module.external:
+                self.task_method.check_on_top_of(labels.language_module.method)
         return TaskModuleStep(
             self.task_method,
             self.task,

@@ -219,7 +219,7 @@ class Store:
         work = Work(base / "files", base / "checkpoint")
         for leftover in (work.folder, base / "replaced"):
             shutil.rmtree(leftover, ignore_errors=True)
-        for unfinished in work.checkpoint.glob(".*"):  # a kill in the middle of a checkpoint leaves as much as it had written
+        for unfinished in work.checkpoint.rglob(".*"):  # a kill in the middle of a checkpoint leaves as much as it had written
             unfinished.unlink()
         work.folder.mkdir(parents=True)
         notes: dict[str, Any] = {"provenance": {}, "summary": {}}

@@ -4,12 +4,17 @@ A method is a dataclass, one choice of `method=`. It makes *modules*: `create` a
 stored one; then the backbone runs with it. `parameters` are what training changes, `save` writes the module in the
 field's format, and `detach` leaves the backbone bit for bit as it was. Unless `Backbone.activate` says otherwise, modules
 are stacked in the order in which they are attached: the language module first, the task module on top.
+
+Most modules are trained once. A method can ask for several *phases*, one after the other (`Method.phases`): before each the
+module is told to `begin` it, after each to `end` it, with the best parameters in place. What `end` returns is all that the next
+phase gets; everything else that is trained, a head for one, begins each phase from the same initial values. So a run that was
+killed begins the phase it was in again from what `end` returned, and goes on from that phase's own checkpoint.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -23,6 +28,7 @@ from xlt.backbones.sites import Norm, Site
 from xlt.config import setting
 from xlt.errors import UserError
 from xlt.languages import Language
+from xlt.training.settings import LoopSettings
 
 if TYPE_CHECKING:
     from xlt.experiment import Experiment
@@ -52,6 +58,26 @@ class Module(Composable):
     def adapterhub_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters by their names in AdapterHub's files, without the module's name."""
         return self.parameters()
+
+    def count(self) -> int:
+        """How many parameters training changes, in its last phase."""
+        return sum(parameter.numel() for parameter in self.parameters().values())
+
+    def begin(self, phase: int, kept: Mapping[str, torch.Tensor]) -> None:
+        """Get ready for a phase of training; `parameters` are those of the phase from now on.
+
+        Args:
+            phase: counted from 0.
+            kept: what `end` returned after the phase before; nothing in the first.
+        """
+
+    def end(self, phase: int) -> dict[str, torch.Tensor]:
+        """What the next phase needs of this one, on the CPU."""
+        return {}
+
+    def passes_gradients(self) -> list[nn.Parameter]:
+        """Weights of the backbone that require gradients only to pass them on to the module's parameters."""
+        return []
 
     def freeze(self) -> None:
         """Keep the module as it is while others are trained on top of it."""
@@ -141,6 +167,17 @@ class Method(ABC):
     def compatible_with(self, repository: str) -> Method:
         """The method with its fields set as a repository's code computes it (`compat=`); most have nothing to set."""
         return self
+
+    def phases(self, settings: LoopSettings) -> list[LoopSettings]:
+        """How a module is trained in each of its phases, given how the run trains. Their batches are the same."""
+        return [settings]
+
+    def check_on_top_of(self, below: Method) -> None:  # noqa: B027 - most go with all others
+        """Called before anything is made, for a task module on top of a language module.
+
+        Raises:
+            UserError: this method's modules do not go with those of the other.
+        """
 
     def draw(self, experiment: Experiment, language: Language) -> Step | None:
         """This method's part of the graph: the step that makes the language's module, or None if there is none."""

@@ -1,4 +1,5 @@
-"""Which method a stored module is of: AdapterHub's and PEFT's folders describe themselves."""
+"""Which method a stored module is of: AdapterHub's and PEFT's folders describe themselves, those of sparse modules are known by
+their files."""
 
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ from xlt.methods.base import Method
 from xlt.methods.bottleneck import Bottleneck
 from xlt.methods.low_rank import IA3, LoRA, from_adapterhub
 from xlt.methods.prefix_tuning import PrefixTuning
+from xlt.methods.sparse import SparseFineTuning
+from xlt.methods.sparse_files import is_sparse
 
 _BOTTLENECK = {"mh_adapter": False, "output_adapter": True, "original_ln_before": True, "original_ln_after": True}
 _SEQ_BN = {**_BOTTLENECK, "reduction_factor": 16, "non_linearity": "relu"}
@@ -43,6 +46,8 @@ def method_of_folder(folder: Path) -> Method:
     Raises:
         UserError: the folder is no module, or of a kind that xlt does not have.
     """
+    if is_sparse(folder):
+        return SparseFineTuning(name="sparse")
     description = read_description(folder)
     if "peft_type" in description:
         kind = str(description["peft_type"])

@@ -12,6 +12,13 @@ from torch import nn
 from xlt.backbones.backbone import Backbone
 from xlt.errors import UserError
 from xlt.methods.base import Method, Module
+from xlt.methods.sparse import SparseFineTuning, SparseModule
+
+_ON_SPARSE = (
+    "task_method=full keeps a copy of all weights, with what a sparse module under it changes in them: on the module of another "
+    "language it would put that of this one into force. Learn all weights as a difference instead, which is added to any "
+    "language's: task_method=rand_sft task_method.density=1 task_method.reduction_factor=null task_method.norms=true."
+)
 
 
 class FullModule(Module):
@@ -27,6 +34,8 @@ class FullModule(Module):
                 "method=full changes every weight, which quantised ones cannot be (model.quantisation). Take the backbone "
                 "unquantised, or a method that leaves it frozen, such as method=lora."
             )
+        if any(isinstance(module, SparseModule) for module in backbone.modules):
+            raise UserError(_ON_SPARSE)
         super().__init__(backbone)
         self._part = part
         self._own = backbone.own_parameters(part)
@@ -55,6 +64,10 @@ class FullFineTuning(Method):
 
     library: ClassVar[str | None] = "transformers"
     switches: ClassVar[bool] = False
+
+    def check_on_top_of(self, below: Method) -> None:
+        if isinstance(below, SparseFineTuning):
+            raise UserError(_ON_SPARSE)
 
     def create(self, backbone: Backbone, generator: torch.Generator, language_head: bool = False) -> FullModule:
         return FullModule(backbone, backbone.model if language_head else backbone.encoder)

@@ -31,15 +31,16 @@ _UNKNOWN_EXAMPLES = 1000  # assumed while a task's examples have not been read
 def estimate_training(
     backbone: BackboneStep,
     count: Callable[[Backbone], int] | None,
-    settings: LoopSettings,
+    phases: Sequence[LoopSettings],
     examples: int | None,
     tokens_per_example: float,
     language_head: bool,
 ) -> Estimate:
-    """Tokens, FLOPs and trainable parameters of a loop, from the backbone's shape alone.
+    """Tokens, FLOPs and trainable parameters of training, all phases of it, from the backbone's shape alone.
 
     Args:
         count: trainable parameters of a module attached to a backbone; None trains the whole backbone.
+        phases: how each is trained.
         examples: training examples, where known.
         tokens_per_example: on average, or the cap.
     """
@@ -47,8 +48,8 @@ def estimate_training(
         return Estimate()
     empty = _without_weights(json.dumps(backbone.shape), backbone.model.anatomy)
     trainable = count(empty) if count else sum(parameter.numel() for parameter in empty.model.parameters())
-    steps = settings.total_steps(examples or _UNKNOWN_EXAMPLES)
-    tokens = steps * settings.batch_size * tokens_per_example
+    rows = sum(settings.total_steps(examples or _UNKNOWN_EXAMPLES) * settings.batch_size for settings in phases)
+    tokens = rows * tokens_per_example
     return Estimate(tokens, tokens * _flops_per_token(empty, trainable, tokens_per_example, language_head), trainable)
 
 
@@ -65,14 +66,17 @@ def announce(
     """Say before step 1 what is trainable and how long it will take; warn where that is hopeless on this machine."""
     trainable = sum(parameter.numel() for parameter in parameters.values())
     chosen = {id(parameter) for parameter in parameters.values()}
+    passing = {id(parameter): parameter.numel() for module in backbone.modules for parameter in module.passes_gradients()}
     trained = {name: parameter for name, parameter in backbone.model.named_parameters() if parameter.requires_grad}
-    stray = [name for name, parameter in trained.items() if id(parameter) not in chosen]
+    stray = [name for name, parameter in trained.items() if id(parameter) not in chosen | passing.keys()]
     if stray:
         raise AssertionError(f"{title}: parameters that nobody declared would be trained: {stray[:3]}")
+    inside = [module.parameters() for module in backbone.modules if module.passes_gradients()]  # of weights that stay in place
     frozen = sum(parameter.numel() for parameter in backbone.model.parameters() if id(parameter) not in chosen)
+    frozen -= sum(parameter.numel() for named in inside for parameter in named.values())
     steps = settings.total_steps(examples)
     tokens = steps * settings.batch_size * tokens_per_example
-    flops = tokens * _flops_per_token(backbone, trainable, tokens_per_example, language_head)
+    flops = tokens * _flops_per_token(backbone, trainable + sum(passing.values()), tokens_per_example, language_head)
     seconds = training_seconds(flops, runtime.flops_per_second)
     log.info(
         "%s: training %s parameters (%.2f %%), %s frozen, on %s; %s examples, %s steps of %d, %s; estimated time %s",
@@ -98,7 +102,7 @@ def count_trainable(method: Method, backbone: Backbone, language_head: bool = Tr
         for member in members:
             member.create(backbone, torch.Generator(), language_head)
         module = method.create(backbone, torch.Generator(), language_head)
-    count = sum(parameter.numel() for parameter in module.parameters().values())
+    count = module.count()
     while len(backbone.modules) > attached:
         backbone.modules[-1].detach()
     return count

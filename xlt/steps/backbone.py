@@ -228,11 +228,19 @@ class ScratchBackboneStep(BackboneStep):
         model.to(bench.runtime.device)
         folders = [bench.inputs[role].folder for role in self.inputs() if role != "tokenizer"]
         train_language_model(
-            bench, self.label, backbone, backbone.own_parameters(backbone.model), folders, self.model.train, seed
+            bench,
+            self.label,
+            backbone,
+            None,
+            backbone.own_parameters(backbone.model),
+            folders,
+            self.model.train,
+            [self.model.train.loop],
+            seed,
         )
         model.save_pretrained(bench.folder)
         tokenizer.save_pretrained(bench.folder)
 
     def estimate(self) -> Estimate:
         train = self.model.train
-        return estimate_training(self, None, train.loop, None, train.length, language_head=True)
+        return estimate_training(self, None, [train.loop], None, train.length, language_head=True)

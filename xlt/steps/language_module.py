@@ -75,7 +75,8 @@ class LanguageModuleStep(Step):
         if self.tokens:
             folders = [artifact.folder for role, artifact in bench.inputs.items() if role.startswith("tokens")]
             seed = derive_seed(self.seed, "language module")
-            train_language_model(bench, self.label, backbone, module.parameters(), folders, self.training, seed)
+            phases = self.method.phases(self.training.loop)
+            train_language_model(bench, self.label, backbone, module, {}, folders, self.training, phases, seed)
         module.save(bench.folder)
         facts = {"fingerprint": self.backbone.fingerprint, "vocabulary": backbone.vocabulary}
         (bench.folder / _BACKBONE).write_text(json.dumps(facts), encoding="utf-8")
@@ -89,7 +90,8 @@ class LanguageModuleStep(Step):
         if not self.tokens:
             return Estimate()
         count = partial(count_trainable, self.method, members=[member.method for member in self.members])
-        return estimate_training(self.backbone, count, self.training.loop, None, self.training.length, language_head=True)
+        phases = self.method.phases(self.training.loop)
+        return estimate_training(self.backbone, count, phases, None, self.training.length, language_head=True)
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ class TaskModuleStep(Step):
             bench.runtime.device,
             [Stack(*(part for part in (language_module, module) if part)) for language_module in below] if switches else (),
         )
-        parameters = {**module.parameters(), **{f"head.{name}": p for name, p in head.named_parameters()}}
+        parameters = {f"head.{name}": p for name, p in head.named_parameters()}
         with_task = below[0] if below[0] is not None and self.language_module.method.trained_with_task else None
         if with_task is not None:
             parameters |= {f"language_module.{name}": p.requires_grad_(True) for name, p in with_task.parameters().items()}
@@ -179,13 +179,14 @@ class TaskModuleStep(Step):
             bench,
             self.label,
             backbone,
+            module=module,
             model=composition.model,
             parameters=parameters,
             objective=composition,
             batches=batches,
             evaluate=evaluate,
             metric=(self.task.metric, True),
-            settings=self.training,
+            phases=self.method.phases(self.training),
             seed=seed,
             tokens_per_example=tokens_per_row,
             language_head=False,
@@ -202,7 +203,7 @@ class TaskModuleStep(Step):
             return count_trainable(self.method, backbone, language_head=False) + sum(p.numel() for p in head.parameters())
 
         length = self.backbone.clip(self.task.max_length) / 4  # labelled texts are mostly far shorter than the cap
-        return estimate_training(self.backbone, count, self.training, None, length, language_head=False)
+        return estimate_training(self.backbone, count, self.method.phases(self.training), None, length, language_head=False)
 
     def _read(self, bench: Workbench, number: int) -> tuple[list[Example], list[Example]]:
         """A source's examples for training and for validation; none for what it is not asked for."""

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from xlt.backbones.backbone import Backbone
+from xlt.methods.base import Module
 from xlt.steps.audit import announce
 from xlt.steps.base import Workbench
 from xlt.training.batches import Batches
+from xlt.training.checkpoint import load_checkpoint, save_checkpoint
 from xlt.training.loop import Trainer
 from xlt.training.objectives import LanguageModelling, Objective
 from xlt.training.packing import TokenFile
@@ -25,52 +28,79 @@ def run_loop(
     bench: Workbench,
     title: str,
     backbone: Backbone,
+    module: Module | None,
     model: nn.Module,
     parameters: dict[str, nn.Parameter],
     objective: Objective,
     batches: Batches,
     evaluate: Callable[[], dict[str, float]],
     metric: tuple[str, bool],
-    settings: LoopSettings,
+    phases: Sequence[LoopSettings],
     seed: int,
     tokens_per_example: float,
     language_head: bool,
 ) -> None:
-    """Train `parameters` to the end and leave the best in place; write `training.json`, and its figures into the summary.
+    """Train a module and `parameters` to the end of the last phase and leave the best in place; write `training.json`, and its
+    figures into the summary.
 
     Args:
+        module: None where `parameters` are all that is trained.
         model: everything that has a training mode, the backbone included.
+        parameters: what is trained along with the module; in each phase from the values that they have now.
+        phases: how each is trained; see `Method.phases`.
         tokens_per_example: on average, for the estimate.
         language_head: whether the loss goes through the language head, for the estimate.
         The others: see `xlt.training.loop.Trainer`.
     """
     runtime = bench.runtime
-    announce(title, backbone, parameters, settings, batches.size, tokens_per_example, runtime, language_head)
-    runtime.tracker.start(title, {**settings.__dict__, "seed": seed}, runtime.tracker_folder)
-    trainer = Trainer(
-        model=model,
-        parameters=parameters,
-        objective=objective,
-        batches=batches,
-        evaluate=evaluate,
-        metric=metric,
-        settings=settings,
-        seed=seed,
-        device=runtime.device,
-        checkpoint=bench.checkpoint,
-        title=title,
-        resume_command=runtime.command,
-        track=runtime.tracker.log,
-        penalties=[module.penalty for module in backbone.modules],
-    )
-    try:
-        result = trainer.train().summary()
-    finally:
-        runtime.tracker.finish()
-    (bench.folder / "training.json").write_text(json.dumps(result, indent=1))
+    initial = {name: parameter.detach().clone() for name, parameter in parameters.items()} if len(phases) > 1 else {}
+    results: list[dict[str, Any]] = []
+    kept: dict[str, torch.Tensor] = {}
+    for phase, settings in enumerate(phases):
+        is_last = phase == len(phases) - 1
+        checkpoint = bench.checkpoint if is_last else bench.checkpoint / f"phase{phase + 1}"
+        if (done := load_checkpoint(checkpoint)) and "kept" in done:
+            kept = done["kept"]
+            results.append(done["result"])
+            continue
+        if module is not None:
+            module.begin(phase, kept)
+        with torch.no_grad():
+            for name, value in initial.items():
+                parameters[name].copy_(value)
+        trained = {**(module.parameters() if module is not None else {}), **parameters}
+        name = title if len(phases) == 1 else f"{title}, phase {phase + 1} of {len(phases)}"
+        announce(name, backbone, trained, settings, batches.size, tokens_per_example, runtime, language_head)
+        runtime.tracker.start(name, {**settings.__dict__, "seed": seed}, runtime.tracker_folder)
+        trainer = Trainer(
+            model=model,
+            parameters=trained,
+            objective=objective,
+            batches=batches,
+            evaluate=evaluate,
+            metric=metric,
+            settings=settings,
+            seed=seed,
+            device=runtime.device,
+            checkpoint=checkpoint,
+            title=name,
+            resume_command=runtime.command,
+            track=runtime.tracker.log,
+            penalties=[attached.penalty for attached in backbone.modules],
+        )
+        try:
+            results.append(trainer.train().summary())
+        finally:
+            runtime.tracker.finish()
+        kept = module.end(phase) if module is not None else {}
+        if not is_last:
+            save_checkpoint(checkpoint, {"kept": kept, "result": results[-1]})
+    last = results[-1]
+    (bench.folder / "training.json").write_text(json.dumps(last if len(results) == 1 else {**last, "phases": results}, indent=1))
     bench.summary.update(
-        {key: result[key] for key in ("best", "best_step", "steps", "seconds", "seconds_per_step", "tokens")},
-        trainable_parameters=sum(parameter.numel() for parameter in parameters.values()),
+        {key: last[key] for key in ("best", "best_step", "seconds_per_step")},
+        **{key: sum(result[key] for result in results) for key in ("steps", "seconds", "tokens")},
+        trainable_parameters=sum(parameter.numel() for parameter in trained.values()),
     )
 
 
@@ -78,12 +108,14 @@ def train_language_model(
     bench: Workbench,
     title: str,
     backbone: Backbone,
+    module: Module | None,
     parameters: dict[str, nn.Parameter],
     token_folders: Sequence[Path],
     training: LanguageTraining,
+    phases: Sequence[LoopSettings],
     seed: int,
 ) -> None:
-    """Train `parameters` by the backbone's pretraining objective on token artifacts.
+    """Train a module, or `parameters`, by the backbone's pretraining objective on token artifacts.
 
     Where there are several artifacts their examples are joined, so each weighs by its size.
     """
@@ -96,13 +128,14 @@ def train_language_model(
         bench,
         title,
         backbone,
+        module,
         model=backbone.model,
         parameters=parameters,
         objective=objective,
         batches=Batches(len(train), settings.batch_size, seed, partial(objective.make, train)),
         evaluate=lambda: objective.evaluate(validation, rows, bench.runtime.device),
         metric=("loss", False),
-        settings=settings,
+        phases=phases,
         seed=seed,
         tokens_per_example=train.tokens / len(train),
         language_head=True,

@@ -89,7 +89,8 @@ class Trainer:
     """One run of the loop.
 
     Attributes:
-        model: everything that has a training mode; its parameters that require gradients are the ones given.
+        model: everything that has a training mode; its parameters that require gradients are the ones given, or pass
+            theirs on to them.
         parameters: what is trained, by name.
         objective: what is minimised.
         batches: the training batches.
