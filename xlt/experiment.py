@@ -356,7 +356,7 @@ class Experiment:
         return TextStep(corpus, language, revision, seed, corpus.inputs(self.hub), guards)
 
     def _guard(self, choices: str, language: Language) -> ExamplesStep:
-        """The labelled examples of the run's task (`task`), or of another one (`task=sib200`), to be kept out of a text."""
+        """The labelled examples of the run's task (`task`), or of another (`task=sib200`), to be kept out of what is learnt."""
         if choices == "task":
             return self.task.draw(self, language)
         from xlt.cli import compose, explain
@@ -372,7 +372,9 @@ class Experiment:
 
     def examples_step(self, task: Task, language: Language) -> ExamplesStep:
         """The labelled examples of one language."""
-        return ExamplesStep(task, language, task.revision(language, self.languages, self.hub))
+        foreign = task is self.source_task and task is not self.task
+        guards = tuple(self._guard(choices, language) for choices in task.data.guard) if foreign else ()
+        return ExamplesStep(task, language, task.revision(language, self.languages, self.hub), guards)
 
     def evaluation_step(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,17 +15,23 @@ from xlt.steps.base import Step, Workbench
 from xlt.store import Artifact
 from xlt.tasks.base import Example, Task
 from xlt.tasks.data import SPLITS
+from xlt.tasks.resemblance import Resemblance
 
 
 @dataclass(frozen=True)
 class ExamplesStep(Step):
-    """Reads a data set once. Files: `<split>.jsonl`, an example a line, for each split that the task has."""
+    """Reads a data set once. Files: `<split>.jsonl`, an example a line, for each split that the task has.
+
+    Attributes:
+        guards: examples whose test texts, edited ones too, are kept out of the training and validation examples.
+    """
 
     kind: ClassVar[str] = "examples"
 
     task: Task
     language: Language
     revision: dict[str, Any]
+    guards: tuple[ExamplesStep, ...] = ()
 
     @property
     def label(self) -> str:
@@ -33,8 +40,20 @@ class ExamplesStep(Step):
     def fields(self) -> dict[str, Any]:
         return {"task": identity(self.task), "lang": self.language.key, "revision_of_data": self.revision}
 
+    def inputs(self) -> dict[str, Step]:
+        return {f"guard_{number}": step for number, step in enumerate(self.guards)}
+
     def build(self, bench: Workbench) -> None:
         splits = self.task.examples(self.language, bench.runtime.languages, bench.runtime.hub)
+        if self.guards:
+            inputs = zip(self.guards, bench.inputs.values(), strict=True)
+            guarded = Resemblance(
+                [text for step, artifact in inputs for text in evaluation_texts(step.task, artifact, ("test",))]
+            )
+            for split in [name for name in ("train", "validation") if name in splits]:
+                kept = [example for example in splits[split] if not any(text in guarded for text in self.task.texts_of(example))]
+                bench.summary[f"guarded_{split}"] = len(splits[split]) - len(kept)
+                splits[split] = kept
         for split, examples in splits.items():
             with (bench.folder / f"{split}.jsonl").open("w", encoding="utf-8") as file:
                 file.writelines(json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
@@ -55,6 +74,13 @@ def require_split(artifact: Artifact, split: str) -> None:
             "labels lacks training examples, choose other labels (source=, source_task=, transfer=); where the target has no "
             "test split, say which split to score (task.data.splits.test=validation)."
         )
+
+
+def evaluation_texts(task: Task, artifact: Artifact, splits: Sequence[str] = ("validation", "test")) -> Iterator[str]:
+    """The texts of validation and test examples that the model reads."""
+    for split in splits:
+        for example in read_examples(artifact, split) if split in artifact.summary else ():
+            yield from task.texts_of(example)
 
 
 def read_examples(artifact: Artifact, split: str) -> list[Example]:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import re
-import sys
-import unicodedata
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from xlt.steps.examples import read_examples
+from xlt.steps.examples import evaluation_texts
 from xlt.store import Artifact
+from xlt.tasks.resemblance import key
 
 if TYPE_CHECKING:
-    from xlt.tasks.base import Example, Task
+    from xlt.tasks.base import Task
 
-_GUARDED = ("validation", "test")
 _SHORTEST = 8  # letters; «Dr.» and «Yes.» stand everywhere and give nothing away
-_IGNORED = {"Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf"}
 _SENTENCE_END = re.compile(r"(?<=[.!?…؟۔።।॥།])\s+|(?<=[。！？])")
 
 
@@ -38,7 +34,7 @@ class Guard:
     @classmethod
     def of(cls, examples: Iterable[tuple[Task, Artifact]]) -> Guard:
         """The guard of validation and test examples."""
-        return cls(text for task, artifact in examples for text in _texts(task, artifact))
+        return cls(text for task, artifact in examples for text in evaluation_texts(task, artifact))
 
     def without(self, document: str) -> str:
         """A document without the lines, and the sentences in its other lines, that are guarded."""
@@ -65,28 +61,5 @@ class Guard:
         return line if len(kept) == len(sentences) else " ".join(kept)
 
 
-def key(sentence: str) -> str:
-    """What of a sentence is compared: its letters, marks and digits in lower case."""
-    return unicodedata.normalize("NFC", sentence).casefold().translate(_ignored())
-
-
-@lru_cache
-def _ignored() -> dict[int, None]:
-    """Punctuation, symbols, spaces and control characters."""
-    characters = map(chr, range(sys.maxunicode + 1))
-    return {ord(character): None for character in characters if unicodedata.category(character) in _IGNORED}
-
-
 def _sentences(text: str) -> list[str]:
     return [sentence for sentence in _SENTENCE_END.split(text) if sentence]
-
-
-def _texts(task: Task, artifact: Artifact) -> Iterator[str]:
-    for split in _GUARDED:
-        for example in read_examples(artifact, split) if split in artifact.summary else ():
-            yield from (_text(example, name) for name in task.inputs)
-
-
-def _text(example: Example, name: str) -> str:
-    value: Any = example[name]
-    return value if isinstance(value, str) else " ".join(value)

@@ -145,6 +145,10 @@ class Task(ABC):
         """The labels that stand in an example, for counting."""
         return [str(self.gold(example))]
 
+    def texts_of(self, example: Example) -> list[str]:
+        """What the model reads of an example; words are joined by spaces."""
+        return [value if isinstance(value := example[name], str) else " ".join(value) for name in self.inputs]
+
     @abstractmethod
     def counts(self, gold: Sequence[Any], predicted: Sequence[Any]) -> np.ndarray:
         """What the scores are made of, counted in each example: [examples, counts]. Test sets add up."""

@@ -34,6 +34,8 @@ class LabelledData(ABC):
         classes: of columns that hold numbers, the names that these stand for, in order. They are held against what the source
             declares; values that are names already stay.
         spelling: labels that the source spells otherwise than the task: its spelling → the task's.
+        guard: other tasks whose test texts, edited ones too, may not be learnt from where this data is the source of labels for
+            another task (`source_task=`): `task=nusax`.
         validation_share: where there are training examples and no validation split, the share of them that becomes it.
     """
 
@@ -41,6 +43,7 @@ class LabelledData(ABC):
     columns: dict[str, Any] = field(default_factory=dict)
     classes: dict[str, list[str]] = setting({}, neutral=True)
     spelling: dict[str, str] = setting({}, neutral=True)
+    guard: list[str] = setting([], identity=False)  # the examples themselves are inputs of the step
     validation_share: float = setting(0.1, above=0, at_most=0.5, neutral=True)
 
     @abstractmethod
