@@ -6,7 +6,7 @@ IN_PARALLEL := --numprocesses auto --dist loadfile # a process for each core, th
 
 # What `make demo` compares: any methods and invented languages (conf/world/miniature.yaml), separated by commas.
 # MODEL=miniature is a BERT.
-# METHODS=all takes every method that needs no further choices (ten of them).
+# METHODS=all takes the ten of ALL; lt_sft, rand_sft and bitfit can be named too.
 MODEL ?= miniature_llama
 METHODS ?= none,seq_bn_inv
 ALL := none,seq_bn,seq_bn_inv,madx2,double_seq_bn,par_bn,lora,ia3,prefix_tuning,full
@@ -34,7 +34,7 @@ demo: setup ## what a language module buys in a language that the model knows an
 	@echo "      $(BIN)/python scripts/miniature.py show qad            what these languages look like"
 	@echo "      $(BIN)/python run.py plan=true lang=mt method=seq_bn   the same for real: mBERT, GlotCC, SIB-200"
 
-test: setup ## all tests: about nine minutes on two cores
+test: setup ## all tests: about eight minutes on two cores
 	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-fast: setup ## without the slow ones

@@ -38,7 +38,7 @@ def mean_interval(
         runs: the counts of each on the same examples, [examples, counts] each.
     """
     weighted = _drawn(len(runs[0]), samples, seed)
-    means = [np.mean([metrics(weights @ run)[metric] for run in runs], axis=0) for weights in weighted]
+    means = [_mean_score(metrics, metric, [weights @ run for run in runs]) for weights in weighted]
     return _interval(np.concatenate(means), confidence)
 
 
@@ -60,7 +60,7 @@ def paired_gain(
     """
 
     def gains(weights: np.ndarray) -> np.ndarray:
-        sides = [np.mean([metrics(weights @ run)[metric] for run in runs], axis=0) for runs in (before, after)]
+        sides = [_mean_score(metrics, metric, [weights @ run for run in runs]) for runs in (before, after)]
         return sides[1] - sides[0]
 
     drawn = np.concatenate([gains(weights) for weights in _drawn(len(before[0]), samples, seed)])
@@ -86,7 +86,7 @@ def paired_test(
         raise ValueError("a paired test needs as many runs on one side as on the other")
 
     def gain(totals: Sequence[np.ndarray]) -> np.ndarray:
-        means = [np.mean([metrics(run)[metric] for run in side], axis=0) for side in totals]
+        means = [_mean_score(metrics, metric, side) for side in totals]
         return means[1] - means[0]
 
     whole = gain([side.sum(axis=1)[:, None] for side in sides])[0]
@@ -101,6 +101,11 @@ def paired_test(
         ]
         as_large += int((np.abs(gain(totals)) >= abs(whole) - 1e-12).sum())
     return (as_large + 1) / (samples + 1)
+
+
+def _mean_score(metrics: Metrics, metric: str, sums: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of a metric over runs [samples], from the sums of each run's counts, [samples, counts] each."""
+    return np.mean([metrics(run)[metric] for run in sums], axis=0)
 
 
 def _drawn(examples: int, samples: int, seed: int) -> Iterator[np.ndarray]:

@@ -19,6 +19,7 @@ from xlt.languages import Language, LanguageTable
 
 SPLITS = ("train", "validation", "test")
 _SLICE = re.compile(r"(?P<split>[^\[\]]+)(?:\[(?P<start>\d*):(?P<stop>\d*)\])?")
+_ELSEWHERE = "For another data set as the source of labels choose source_task=."
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -159,13 +160,13 @@ class HubData(LabelledData):
         if language.key in self.configs:
             code = self.configs[language.key]
         elif self.language_column is not None:
-            code = languages.code(language, self.language_column, self.id)
+            try:
+                code = languages.code(language, self.language_column, self.id)
+            except UserError as error:
+                raise UserError(f"{error} {_ELSEWHERE}") from error
         elif self.configs:
             known = ", ".join(self.configs)
-            raise UserError(
-                f"{self.id} has no {language.name} ({language.key}); it has: {known}. For another data set as the source of "
-                "labels choose source_task=."
-            )
+            raise UserError(f"{self.id} has no {language.name} ({language.key}); it has: {known}. {_ELSEWHERE}")
         else:
             code = None
         return (self.id.replace("@lang", code), None) if code and "@lang" in self.id else (self.id, code)
