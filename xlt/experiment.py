@@ -43,13 +43,14 @@ from xlt.tasks.data import SPLITS
 from xlt.training.settings import Training
 from xlt.training.tracking import Tracker
 from xlt.transfer import Transfer
+from xlt.translation.base import Translator
 
 READY_MADE = Path(__file__).with_name("miniature") / "artifacts"
 """Artifacts that come with the package: the backbones of the miniature world."""
 
 _COMPONENTS: dict[str, type] = {
     "world": World, "model": Model, "method": Method, "task_method": Method, "data": TextSource, "transfer": Transfer,
-    "task": Task, "source_task": Task, "train": Training, "tracker": Tracker,
+    "translator": Translator, "task": Task, "source_task": Task, "train": Training, "tracker": Tracker,
 }  # fmt: skip
 
 
@@ -135,6 +136,7 @@ class Experiment:
     task_method: Method
     data: TextSource
     transfer: Transfer
+    translator: Translator
     task: Task
     source_task: Task
     train: Training
