@@ -20,6 +20,7 @@ from xlt.errors import UserError
 from xlt.experiment import Experiment
 from xlt.hub import Hub
 from xlt.languages import load_languages
+from xlt.random import Draw
 
 LANGUAGES = load_languages()
 MALTESE = LANGUAGES.find("mt")
@@ -33,8 +34,9 @@ def hub(tmp_path: Path) -> Hub:
 
 
 def read(path: object, hub: Hub, **settings: object) -> list[str]:
-    """The documents of some files."""
-    return [text.rstrip("\n") for text in TextFiles(path=path, **settings).documents(MALTESE, LANGUAGES, hub)]
+    """The documents of some files; in the place of those that are left out, why."""
+    found = TextFiles(path=path, **settings).documents(MALTESE, LANGUAGES, hub)
+    return [text.reason if isinstance(text, LeftOut) else text.rstrip("\n") for text in found]
 
 
 def test_json_lines_and_parquet_keep_documents_whole(tmp_path: Path, hub: Hub) -> None:
@@ -59,19 +61,52 @@ def zstandard(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(("ending", "compress"), [("gz", gzip.compress), ("zst", zstandard)])
-def test_compressed_files(ending: str, compress: Callable[[bytes], bytes], tmp_path: Path, hub: Hub) -> None:
-    """As their content is, also where files were compressed one after the other into one; damaged ones are refused."""
+def test_compressed_files(
+    ending: str, compress: Callable[[bytes], bytes], tmp_path: Path, hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As their content is, also where files were compressed one after the other into one. Of damaged ones what can be read is
+    kept, what cannot is reported, and the next file is read."""
     rows = "".join(json.dumps({"body": text}) + "\n" for text in DOCUMENTS).encode()
     (tmp_path / f"a.jsonl.{ending}").write_bytes(compress(rows))
     (tmp_path / f"b.txt.{ending}").write_bytes(compress("wieħed\n".encode()) + compress(b"\xff tnejn"))
     assert read(f"{tmp_path}/a.jsonl.{ending}", hub, column="body") == DOCUMENTS
     assert read(f"{tmp_path}/b.txt.{ending}", hub) == ["wieħed", "\ufffd tnejn"]
     assert read(str(tmp_path), hub, column="body") == [*DOCUMENTS, "wieħed", "\ufffd tnejn"]
-    whole = compress("".join(f"{number * 7919 % 1013}\n" for number in range(5000)).encode())
-    for name, content in (("cut", whole[:-20]), ("wrong", b"no such thing" * 100)):
-        (tmp_path / f"{name}.txt.{ending}").write_bytes(content)
-        with pytest.raises(UserError, match=rf"{name}\.txt\.{ending} is damaged or was cut off"):
-            read(f"{tmp_path}/{name}.txt.{ending}", hub)
+    lines = [str(number * 7919 % 100_003) for number in range(100_000)]
+    whole = compress("".join(f"{line}\n" for line in lines).encode())
+    (tmp_path / f"c.txt.{ending}").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / f"d.txt.{ending}").write_bytes(b"no such thing" * 100)
+    (tmp_path / "e.txt").write_text("the end")
+    for name in "ab":
+        (tmp_path / f"{name}.{'jsonl' if name == 'a' else 'txt'}.{ending}").unlink()
+    *kept, damaged, hopeless, end = read(str(tmp_path), hub)
+    assert kept == lines[: len(kept)] and len(kept) > 1000
+    assert damaged == hopeless == "the rest of a damaged file"
+    assert end == "the end"
+    for name in "cd":
+        assert f"{name}.txt.{ending} is damaged or was cut off" in caplog.text
+
+
+def test_a_damaged_parquet_file(tmp_path: Path, hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    """The second of three files, its pages overwritten: the others are read whole."""
+    draw = Draw("pages")
+    texts = ["".join(chr(97 + draw.below(26)) for _ in range(50)) for _ in range(3000)]
+    for name in "abc":
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / f"{name}.parquet", row_group_size=1000)
+    content = bytearray((tmp_path / "b.parquet").read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 2000] = b"\xff" * 2000
+    (tmp_path / "b.parquet").write_bytes(content)
+    found = read(str(tmp_path), hub)
+    assert found.count("the rest of a damaged file") == 1
+    at = found.index("the rest of a damaged file")
+    assert found[:3000] == texts and found[at + 1 :] == texts
+    assert found[3000:at] == texts[: at - 3000]
+    assert "b.parquet is damaged" in caplog.text
+
+
+def test_malformed_json_is_counted(tmp_path: Path, hub: Hub) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": "tw\n\n{"text": null}\n{"text": "three"}\n')
+    assert read(str(tmp_path / "a.jsonl"), hub) == ["one", "malformed JSON", "", "three"]
 
 
 def test_files_of_other_kinds_are_refused(tmp_path: Path, hub: Hub) -> None:

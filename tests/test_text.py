@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import importlib.util
+import io
 import json
 import unicodedata
 from collections import Counter
@@ -14,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +29,8 @@ from xlt.languages import Language, load_languages
 from xlt.random import Draw
 from xlt.steps.backbone import TokenizerStep
 from xlt.steps.base import Workbench
-from xlt.steps.text import TextStep, clean, read_documents
+from xlt.steps.cleaning import clean
+from xlt.steps.text import TextStep, read_documents
 from xlt.steps.tokens import tokenizer_fit
 from xlt.store import Artifact
 
@@ -166,6 +170,45 @@ def test_caps(tmp_path: Path) -> None:
         assert split.card[name] == {"documents": len(kept), "bytes": size}
         assert cap - 20 < size <= cap
         assert kept == getattr(whole, name)[: len(kept)]
+
+
+def test_the_cap_in_csv_lines(tmp_path: Path) -> None:
+    """As many lines of the CSV file as would fit if all were equally long; a record that is cut is lost. Against Python's csv."""
+    draw = Draw("csv")
+    texts = [
+        "\n".join(
+            f"word {draw.below(1000)}{', ' * draw.chance(0.3)}{chr(34) * draw.chance(0.2)}" for _ in range(1 + draw.below(5))
+        )
+        for _ in range(300)
+    ]
+    whole = build(tmp_path / "a", texts)
+    file = io.StringIO(newline="")
+    csv.writer(file, lineterminator="\n").writerows([["text"], *([text] for text in whole.train)])
+    physical = file.getvalue().splitlines(keepends=True)
+    room = len(physical) * 3000 // len(file.getvalue())
+    records = list(csv.reader(io.StringIO("".join(physical[:room]), newline="")))[1:]
+    expected = [record[0] for record in records if record[0] in whole.train]
+    assert len(records) - len(expected) <= 1
+    split = build(tmp_path / "b", texts, cap="csv_lines", max_bytes=3000)
+    assert split.train == expected == whole.train[: len(expected)]
+    assert split.validation == whole.validation
+    assert split.card["over_the_cap"] == len(whole.train) - len(expected)
+    assert build(tmp_path / "c", texts, cap="csv_lines", max_bytes=None).train == whole.train
+
+
+@pytest.mark.parametrize("near_duplicates", [None, 0.8])
+def test_several_processes_make_the_same_text(
+    near_duplicates: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if near_duplicates is not None:
+        pytest.importorskip("datasketch", reason="near duplicates are found by the package datasketch (xlt[near-duplicates])")
+    texts = [*TEXTS, LeftOut("weight"), *TEXTS[:30], *(f"{text} and more of it" for text in TEXTS[:50])]
+    alone = build(tmp_path / "a", texts, near_duplicates=near_duplicates)
+    monkeypatch.setattr("xlt.steps.text._LOT", 500)
+    monkeypatch.setattr("xlt.processes._ALONE", 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert build(tmp_path / "b", texts, near_duplicates=near_duplicates) == alone
+    assert alone.card["repeated"] == 30
 
 
 def test_bytes_are_counted_not_characters(tmp_path: Path) -> None:

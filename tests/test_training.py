@@ -10,7 +10,7 @@ import pickle
 import shutil
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -236,9 +236,13 @@ def test_a_tokenizer_that_does_not_mark_words_is_refused() -> None:
 # ---- token files
 
 
+def as_lists(examples: Iterable[Sequence[int]]) -> list[list[int]]:
+    return [list(map(int, example)) for example in examples]
+
+
 def test_lines_are_examples_of_their_own() -> None:
     documents = ["ba be\n\n  \nbi", "", "bo", "ba be bi bo bu ba be bi"]
-    assert list(lines(documents, tiny_tokenizer(), 8)) == [
+    assert as_lists(lines(documents, tiny_tokenizer(), 8)) == [
         [BEGIN, 5, 6, END],
         [BEGIN, 7, END],
         [BEGIN, 8, END],
@@ -248,7 +252,7 @@ def test_lines_are_examples_of_their_own() -> None:
 
 def test_packed_blocks_are_full_and_the_remainder_is_dropped() -> None:
     documents = ["ba be bi", "bo", "bu ba be bi"]  # with separators: 5 6 7 | 3 8 3 | 9 5 6 | 7 3
-    assert list(packed(documents, tiny_tokenizer(), 5)) == [
+    assert as_lists(packed(documents, tiny_tokenizer(), 5)) == [
         [BEGIN, 5, 6, 7, END],
         [BEGIN, END, 8, END, END],
         [BEGIN, 9, 5, 6, END],
@@ -256,17 +260,17 @@ def test_packed_blocks_are_full_and_the_remainder_is_dropped() -> None:
 
 
 def test_packing_keeps_an_incomplete_block_that_is_the_only_one() -> None:
-    assert list(packed(["ba be"], tiny_tokenizer(), 8)) == [[BEGIN, 5, 6, END, END]]
+    assert as_lists(packed(["ba be"], tiny_tokenizer(), 8)) == [[BEGIN, 5, 6, END, END]]
 
 
 @pytest.mark.parametrize("split_into_examples", [lines, packed])
 def test_no_text_makes_no_examples(split_into_examples: Callable) -> None:
-    assert list(split_into_examples([], tiny_tokenizer(), 8)) == []
-    assert list(split_into_examples(["", " "], tiny_tokenizer(), 8)) == []
+    assert as_lists(split_into_examples([], tiny_tokenizer(), 8)) == []
+    assert as_lists(split_into_examples(["", " "], tiny_tokenizer(), 8)) == []
 
 
 def test_packing_passes_over_empty_documents() -> None:
-    assert list(packed(["ba", "", "be"], tiny_tokenizer(), 8)) == list(packed(["ba", "be"], tiny_tokenizer(), 8))
+    assert as_lists(packed(["ba", "", "be"], tiny_tokenizer(), 8)) == as_lists(packed(["ba", "be"], tiny_tokenizer(), 8))
 
 
 def test_packing_separates_by_the_end_of_text_where_there_is_no_separator() -> None:
@@ -274,16 +278,16 @@ def test_packing_separates_by_the_end_of_text_where_there_is_no_separator() -> N
     tokenizer = tiny_tokenizer()
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
     tokenizer.sep_token, tokenizer.eos_token = None, "[MASK]"
-    assert list(packed(["ba be", "bi"], tokenizer, 5)) == [[5, 6, HIDDEN, 7, HIDDEN]]
+    assert as_lists(packed(["ba be", "bi"], tokenizer, 5)) == [[5, 6, HIDDEN, 7, HIDDEN]]
 
 
 @pytest.mark.parametrize("split_into_examples", [lines, packed])
-def test_chunks_leave_no_trace(split_into_examples: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lots_leave_no_trace(split_into_examples: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = generator(0)
     documents = [sentence(draw, words=1 + number % 7) for number in range(30)]
-    expected = list(split_into_examples(documents, tiny_tokenizer(), 8))
-    monkeypatch.setattr(packing, "_CHUNK", 4)
-    assert list(split_into_examples(documents, tiny_tokenizer(), 8)) == expected
+    expected = as_lists(split_into_examples(documents, tiny_tokenizer(), 8))
+    monkeypatch.setattr(packing, "_LOT", 20)
+    assert as_lists(split_into_examples(documents, tiny_tokenizer(), 8)) == expected
 
 
 @pytest.mark.parametrize(("vocabulary_size", "kind"), [(1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)])

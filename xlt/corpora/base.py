@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from xlt.store import Artifact
 
 
+DAMAGED = "the rest of a damaged file"
+"""Why what follows is left out where a file cannot be read any further."""
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """What a source yields in the place of a document that it leaves out, so that the text's card can count it.
@@ -49,6 +53,9 @@ class Corpus(TextSource):
 
     Attributes:
         max_bytes: training text beyond this many UTF-8 bytes is left out (Gurgurov et al. 2025: 1 GB); None takes everything.
+        cap: what the caps count: `bytes` of the documents; or `csv_lines`, as the code of Gurgurov et al. 2025: of the lines of a
+            CSV file of all documents, as many as would fit if all were equally long. A document with line breaks has several, and
+            one that is cut is lost.
         validation_fraction: share of the documents kept for validation (Gurgurov et al. 2025: a tenth).
         validation_max_bytes: cap of the validation text in bytes (ibid.: 200 MB).
         deduplicate: keep only the first of equal documents.
@@ -58,6 +65,7 @@ class Corpus(TextSource):
     """
 
     max_bytes: int | None = setting(1 << 30, at_least=1000)
+    cap: str = setting("bytes", one_of=("bytes", "csv_lines"), neutral=True)
     validation_fraction: float = setting(0.1, above=0, at_most=0.5)
     validation_max_bytes: int = setting(200_000_000, at_least=100)
     deduplicate: bool = setting(True)

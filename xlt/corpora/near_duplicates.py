@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
-from typing import Any
+
+import numpy as np
 
 from xlt.errors import UserError
 
@@ -11,8 +13,20 @@ _WORDS = 5  # in a row, as in Lee et al. 2022
 _PERMUTATIONS = 128
 
 
+def signature(text: str) -> np.ndarray:
+    """The MinHash signature (Broder 1997) of a text's sequences of five words: 128 numbers, of which two texts have as large a
+    share in common, on average, as of their sequences (Jaccard similarity)."""
+    from datasketch import MinHash
+
+    words = text.casefold().split()
+    grams = {" ".join(words[start : start + _WORDS]) for start in range(max(1, len(words) - _WORDS + 1))}
+    minhash = MinHash(num_perm=_PERMUTATIONS)
+    minhash.update_batch([gram.encode() for gram in grams])
+    return minhash.hashvalues
+
+
 class NearDuplicates:
-    """The documents met so far, by their MinHash signatures (Broder 1997). Memory grows with their number, by about 5 KB each.
+    """The documents met so far, by their signatures. Memory grows with their number, by about 4 KB each.
 
     Args:
         threshold: Jaccard similarity of the sets of five words in a row from which two documents count as near duplicates. It is
@@ -21,23 +35,22 @@ class NearDuplicates:
 
     def __init__(self, threshold: float) -> None:
         check_installed()
-        from datasketch import MinHashLSH
+        from datasketch import MinHash, MinHashLSH
 
-        self._met = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
+        self._met = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS, hashfunc=_short)
+        self._scheme = MinHash(num_perm=_PERMUTATIONS).scheme
         self._threshold = threshold
-        self._signatures: list[Any] = []
+        self._signatures: list[np.ndarray] = []
 
-    def met(self, text: str) -> bool:
-        """Whether a document like this one was met before; if not, it counts as met from now on."""
-        from datasketch import MinHash
+    def met(self, signature: np.ndarray) -> bool:
+        """Whether a document like the one with this signature was met before; if not, it counts as met from now on."""
+        from datasketch import LeanMinHash
 
-        words = text.casefold().split()
-        grams = {" ".join(words[start : start + _WORDS]) for start in range(max(1, len(words) - _WORDS + 1))}
-        signature = MinHash(num_perm=_PERMUTATIONS)
-        signature.update_batch([gram.encode() for gram in grams])
-        if any(self._signatures[number].jaccard(signature) >= self._threshold for number in self._met.query(signature)):
-            return True
-        self._met.insert(len(self._signatures), signature)
+        minhash = LeanMinHash(seed=1, hashvalues=signature, scheme=self._scheme)
+        for number in self._met.query(minhash):
+            if np.mean(self._signatures[number] == signature) >= self._threshold:
+                return True
+        self._met.insert(len(self._signatures), minhash)
         self._signatures.append(signature)
         return False
 
@@ -53,3 +66,8 @@ def check_installed() -> None:
             "near_duplicates needs the package datasketch, which is not installed: pip install 'xlt[near-duplicates]'. Equal "
             "documents are left out without it (deduplicate)."
         )
+
+
+def _short(band: bytes) -> int:
+    """A key of 8 bytes in the place of a hundred, of which the index would keep nine a document."""
+    return int.from_bytes(hashlib.blake2b(band, digest_size=8).digest(), "big")

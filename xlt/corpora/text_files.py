@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import logging
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,10 +16,12 @@ import pyarrow
 import pyarrow.parquet
 
 from xlt.config import setting
-from xlt.corpora.base import Corpus
+from xlt.corpora.base import DAMAGED, Corpus, LeftOut
 from xlt.errors import UserError, suggest
 from xlt.hub import Hub
 from xlt.languages import Language, LanguageTable
+
+log = logging.getLogger("xlt")
 
 _SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz", ".txt.zst", ".jsonl.zst", ".parquet")
 _TINY = 1000  # bytes: less cannot be split into training and validation text
@@ -52,9 +55,13 @@ class TextFiles(Corpus):
             )
         return {"content": [hub.content([file], file.parent) for file in files]}
 
-    def documents(self, language: Language, languages: LanguageTable, hub: Hub) -> Iterator[str]:
+    def documents(self, language: Language, languages: LanguageTable, hub: Hub) -> Iterator[str | LeftOut]:
         for file in self._files(language):
-            yield from _read(file, self.column)
+            try:
+                yield from _read(file, self.column)
+            except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
+                log.warning("%s is damaged or was cut off (%s): what was read of it is kept", file, error)
+                yield LeftOut(DAMAGED)
 
     def _paths(self) -> list[str]:
         return [self.path] if isinstance(self.path, str) else list(self.path or [])
@@ -80,37 +87,28 @@ class TextFiles(Corpus):
         return files
 
 
-def _read(file: Path, column: str) -> Iterator[str]:
+def _read(file: Path, column: str) -> Iterator[str | LeftOut]:
     if file.suffix == ".parquet":
         table = pyarrow.parquet.ParquetFile(file)
         _require(column, table.schema_arrow.names, file)
         for batch in table.iter_batches(columns=[column]):
             yield from (str(value or "") for value in batch.column(0).to_pylist())
         return
-    for number, line in enumerate(_lines(file), start=1):
-        if ".jsonl" not in file.suffixes:
-            yield line
-            continue
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            wanted = f"Each line has to be an object with a field {column}."
-            raise UserError(f"{file}, line {number} is not JSON ({error}). {wanted}") from error
-        _require(column, row if isinstance(row, dict) else [], file)
-        yield str(row[column] or "")
-
-
-def _lines(file: Path) -> Iterator[str]:
     with _open(file) as lines:
-        if file.suffix not in (".gz", ".zst"):
-            yield from lines
-            return
-        try:
-            yield from lines
-        except (OSError, EOFError, zlib.error) as error:
-            raise UserError(f"{file} is damaged or was cut off ({error}): fetch or compress it again.") from error
+        for line in lines:
+            if ".jsonl" not in file.suffixes:
+                yield line
+            elif line.strip():
+                yield _field(line, column, file)
+
+
+def _field(line: str, column: str, file: Path) -> str | LeftOut:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return LeftOut("malformed JSON")
+    _require(column, row if isinstance(row, dict) else [], file)
+    return str(row[column] or "")
 
 
 def _open(file: Path) -> TextIO:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,7 +10,8 @@ from xlt.errors import UserError
 from xlt.languages import Language
 from xlt.random import Draw
 from xlt.steps.base import Step, Workbench
-from xlt.steps.text import DocumentWriter, Portrait, read_documents, write_card
+from xlt.steps.cleaning import digest
+from xlt.steps.text import DocumentWriter, portrait, read_documents, write_card
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class MixedTextStep(Step):
         validation = DocumentWriter(bench.folder / "validation.parquet", None)
         for folder in folders.values():
             for document in read_documents(folder, "validation"):
-                held_out.add(_digest(document))
+                held_out.add(digest(document))
                 validation.add(document)
-        train, portrait = DocumentWriter(bench.folder / "train.parquet", None), Portrait()
+        train = DocumentWriter(bench.folder / "train.parquet", None)
         for name, folder in folders.items():
             before = train.card()
             draw = Draw(self.seed, "mixed text", name)
@@ -68,11 +68,10 @@ class MixedTextStep(Step):
                 for document in read_documents(folder, "train"):
                     if number == whole and not draw.chance(rest):
                         continue
-                    if (digest := _digest(document)) in held_out:
+                    if digest(document) in held_out:
                         card["left_out"]["in validation text"] += 1
                         continue
                     train.add(document)
-                    portrait.add(document, digest)
             drawn = {key: count - before[key] for key, count in train.card().items()}
             card["parts"][name] = {"times": times[name], "of_bytes": sizes[name], **drawn}
         train.close()
@@ -81,7 +80,8 @@ class MixedTextStep(Step):
             raise UserError(
                 f"The mixed text of {self.language.name} has no documents left ({card}): give it more bytes (data.max_bytes)."
             )
-        write_card(bench, {**card, "train": train.card(), "validation": validation.card(), **portrait.card()})
+        looks = portrait(bench.folder).card()
+        write_card(bench, {**card, "train": train.card(), "validation": validation.card(), **looks})
 
 
 def repetitions(
@@ -98,7 +98,3 @@ def repetitions(
     total, available = sum(weights.values()), sum(sizes.values())
     wanted = available if max_bytes is None else min(max_bytes, available)
     return {name: wanted * weights[name] / total / size for name, size in sizes.items()}
-
-
-def _digest(document: str) -> bytes:
-    return hashlib.blake2b(document.encode(), digest_size=16).digest()

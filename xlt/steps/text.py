@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-import heapq
 import json
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
+import torch
 
 from xlt.config import identity
 from xlt.corpora.base import Corpus, LeftOut
 from xlt.corpora.near_duplicates import NearDuplicates
 from xlt.errors import UserError
 from xlt.languages import Language
+from xlt.processes import in_lots, in_order
 from xlt.random import derive_seed
 from xlt.steps.base import Step, Workbench
-from xlt.steps.examples import ExamplesStep
+from xlt.steps.cleaning import Cleaned, Cleaning
+from xlt.steps.examples import ExamplesStep, evaluation_texts
 from xlt.steps.guard import Guard
+from xlt.steps.portrait import Portrait
+from xlt.store import Artifact
 
 _ROWS_IN_MEMORY = 2000
-_SAMPLES = 10
-_SAMPLE_LENGTH = 200  # characters
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # Unicode's category Cc but for the line break
+_LOT = 1_000_000  # characters that a process works on at a time
 _SCHEMA = pyarrow.schema([("text", pyarrow.string())])
 
 
@@ -79,43 +79,46 @@ class TextStep(Step):
 
     def build(self, bench: Workbench) -> None:
         threshold = int(self.corpus.validation_fraction * 2**64)
-        salt = derive_seed(self.seed, "text split").to_bytes(8, "big")
         left_out: Counter[str] = Counter()
         card: dict[str, Any] = {"documents_read": 0, "empty": 0, "repeated": 0, "over_the_cap": 0}
         seen: set[bytes] = set()
         similar = NearDuplicates(self.corpus.near_duplicates) if self.corpus.near_duplicates is not None else None
-        guard = Guard.of((step.task, bench.inputs[role]) for role, step in self._guards.items())
-        portrait = Portrait()
-        train = DocumentWriter(bench.folder / "train.parquet", self.corpus.max_bytes)
-        validation = DocumentWriter(bench.folder / "validation.parquet", self.corpus.validation_max_bytes)
+        guard = Guard(text for role, step in self._guards.items() for text in evaluation_texts(step.task, bench.inputs[role]))
+        guarded = {"guarded": len(guard), "sentences_left_out": 0, "documents_touched": 0}
+        by_bytes = self.corpus.cap == "bytes"
+        train = DocumentWriter(bench.folder / "train.parquet", self.corpus.max_bytes if by_bytes else None)
+        validation = DocumentWriter(bench.folder / "validation.parquet", self.corpus.validation_max_bytes if by_bytes else None)
         sources = {role: bench.inputs[role] for role in self.sources}
-        for document in self.corpus.documents(self.language, bench.runtime.languages, bench.runtime.hub, **sources):
+        for document in self._cleaned(bench, guard, sources):
             card["documents_read"] += 1
             if isinstance(document, LeftOut):
                 left_out[document.reason] += 1
                 continue
-            cleaned = clean(document)
-            text = guard.without(cleaned)
-            digest = hashlib.blake2b(text.encode(), digest_size=16, salt=salt).digest()
-            if not cleaned:
-                card["empty"] += 1
-            elif not text:
-                left_out["guarded"] += 1
-            elif self.corpus.deduplicate and digest in seen:
+            guarded["sentences_left_out"] += document.guarded
+            guarded["documents_touched"] += bool(document.guarded)
+            if not document.text:
+                if document.guarded:
+                    left_out["guarded"] += 1
+                else:
+                    card["empty"] += 1
+            elif self.corpus.deduplicate and document.digest in seen:
                 card["repeated"] += 1
-            elif similar is not None and similar.met(text):
+            elif similar is not None and similar.met(document.signature):
                 left_out["near duplicate"] += 1
             else:
-                seen.add(digest)
-                chosen = validation if int.from_bytes(digest[:8], "big") < threshold else train
-                if not chosen.add(text):
+                seen.add(document.digest)
+                chosen = validation if int.from_bytes(document.digest[:8], "big") < threshold else train
+                if not chosen.add(document.text):
                     card["over_the_cap"] += 1
                     if train.full:
                         break
-                elif chosen is train:
-                    portrait.add(text, digest)
         train.close()
         validation.close()
+        if not by_bytes:
+            read = train.documents + validation.documents
+            train = cut_to_csv_lines(bench.folder / "train.parquet", self.corpus.max_bytes)
+            validation = cut_to_csv_lines(bench.folder / "validation.parquet", self.corpus.validation_max_bytes)
+            card["over_the_cap"] = read - train.documents - validation.documents
         card["left_out"] = dict(left_out.most_common())
         if not train.documents or not validation.documents:
             raise UserError(
@@ -125,12 +128,22 @@ class TextStep(Step):
             )
         card |= {
             "sources": {role: dict(artifact.summary) for role, artifact in sources.items()},
-            "guard": guard.card(),
+            "guard": guarded,
             "train": train.card(),
             "validation": validation.card(),
-            **portrait.card(),
+            **portrait(bench.folder).card(),
         }
         write_card(bench, card)
+
+    def _cleaned(self, bench: Workbench, guard: Guard, sources: Mapping[str, Artifact]) -> Iterator[Cleaned | LeftOut]:
+        """What the corpus yields, cleaned by all the cores that the run may use, in the corpus's order."""
+        salt = derive_seed(self.seed, "text split").to_bytes(8, "big")
+        documents = self.corpus.documents(self.language, bench.runtime.languages, bench.runtime.hub, **sources)
+        lots = in_lots(documents, _LOT, lambda document: len(document.reason if isinstance(document, LeftOut) else document))
+        cleaning = Cleaning(guard, salt, self.corpus.near_duplicates is not None)
+        with closing(in_order(cleaning, lots, torch.get_num_threads())) as cleaned:
+            for lot in cleaned:
+                yield from lot
 
 
 def write_card(bench: Workbench, card: dict[str, Any]) -> None:
@@ -139,54 +152,48 @@ def write_card(bench: Workbench, card: dict[str, Any]) -> None:
     bench.summary.update(card)
 
 
-def clean(document: str) -> str:
-    """One document in its normal form; line breaks are kept, every other control character becomes a space."""
-    text = document.encode(errors="ignore").decode().replace("\ufffd", "")  # lone surrogates cannot be written
-    text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
-    text = _CONTROL.sub(" ", text)
-    lines = (" ".join(line.split()) for line in text.split("\n"))
-    return "\n".join(line for line in lines if line)
-
-
 def read_documents(folder: Path, split: str) -> Iterator[str]:
     """The documents of one split of a text artifact, streamed."""
-    for batch in pyarrow.parquet.ParquetFile(folder / f"{split}.parquet").iter_batches(batch_size=_ROWS_IN_MEMORY):
+    return _read(folder / f"{split}.parquet")
+
+
+def cut_to_csv_lines(path: Path, max_bytes: int | None) -> DocumentWriter:
+    """Cut a file of documents as the code of Gurgurov et al. 2025 does (see `Corpus.cap`).
+
+    Args:
+        max_bytes: of the documents as a CSV file with a line of its own for their header; None for no cap.
+    """
+    lines, size = 1, len("text\n")
+    for text in _read(path):
+        lines += text.count("\n") + 1
+        quoted = any(character in text for character in ',"\n')
+        size += len(text.encode()) + (text.count('"') + 2 if quoted else 0) + 1
+    room = lines if max_bytes is None or size <= max_bytes else lines * max_bytes // size
+    shorter = path.with_suffix(".cut")
+    kept = DocumentWriter(shorter, None)
+    room -= 1
+    for text in _read(path):
+        room -= text.count("\n") + 1
+        if room < 0:
+            break
+        kept.add(text)
+    kept.close()
+    shorter.replace(path)
+    return kept
+
+
+def _read(path: Path) -> Iterator[str]:
+    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=_ROWS_IN_MEMORY):
         yield from batch.column(0).to_pylist()
 
 
-class Portrait:
-    """What a text looks like: the scripts of its letters, lines, and some samples."""
-
-    def __init__(self) -> None:
-        self._characters: Counter[str] = Counter()
-        self._lines = 0
-        self._samples: list[tuple[int, str]] = []
-
-    def add(self, text: str, digest: bytes) -> None:
-        """Take a document in; the samples are different ones with the greatest digests, which is as good as chance."""
-        self._characters.update(text)
-        self._lines += text.count("\n") + 1
-        sample = (int.from_bytes(digest, "big"), text[:_SAMPLE_LENGTH])
-        if sample in self._samples:
-            return
-        if len(self._samples) < _SAMPLES:
-            heapq.heappush(self._samples, sample)
-        elif sample > self._samples[0]:
-            heapq.heapreplace(self._samples, sample)
-
-    def card(self) -> dict[str, Any]:
-        """`lines`, `characters`, `scripts` (shares of the letters, by the first word of their Unicode names), `samples`."""
-        scripts: Counter[str] = Counter()
-        for character, count in self._characters.items():
-            if character.isalpha():
-                scripts[unicodedata.name(character, "unknown").split()[0]] += count
-        letters = max(1, scripts.total())
-        return {
-            "lines": self._lines,
-            "characters": self._characters.total(),
-            "scripts": {script: round(count / letters, 6) for script, count in scripts.most_common()},
-            "samples": [text for _, text in sorted(self._samples)],
-        }
+def portrait(folder: Path) -> Portrait:
+    """What the training text of a text artifact looks like."""
+    whole = Portrait()
+    lots = in_lots(read_documents(folder, "train"), _LOT, len)
+    for part in in_order(Portrait, lots, torch.get_num_threads()):
+        whole += part
+    return whole
 
 
 class DocumentWriter:

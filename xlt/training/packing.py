@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-_CHUNK = 1000  # documents tokenised in one call
+from xlt.processes import in_lots
+
+_LOT = 1_000_000  # characters tokenised in one call, by all cores
 
 
 class TokenFile:
@@ -34,7 +36,7 @@ class TokenFile:
         return int(self._starts[-1])
 
 
-def write_tokens(folder: Path, split: str, examples: Iterable[list[int]], vocabulary_size: int) -> tuple[int, int]:
+def write_tokens(folder: Path, split: str, examples: Iterable[Sequence[int]], vocabulary_size: int) -> tuple[int, int]:
     """Write a split; returns how many examples and ids it has. Memory use does not grow with the ids."""
     kind = np.dtype(np.uint16 if vocabulary_size <= 1 << 16 else np.uint32)
     starts = [0]
@@ -56,28 +58,29 @@ def write_tokens(folder: Path, split: str, examples: Iterable[list[int]], vocabu
 def lines(documents: Iterable[str], tokenizer: Any, length: int) -> Iterator[list[int]]:
     """Each line of each document as one example of at most `length` ids, special tokens included; the rest is cut off."""
     texts = (line for document in documents for line in document.splitlines() if line.strip())
-    for chunk in _chunks(texts):
-        yield from tokenizer(chunk, truncation=True, max_length=length, return_attention_mask=False)["input_ids"]
+    for lot in in_lots(texts, _LOT, len):
+        yield from tokenizer(lot, truncation=True, max_length=length, return_attention_mask=False)["input_ids"]
 
 
-def packed(documents: Iterable[str], tokenizer: Any, length: int) -> Iterator[list[int]]:
+def packed(documents: Iterable[str], tokenizer: Any, length: int) -> Iterator[np.ndarray]:
     """Blocks of exactly `length` ids: documents one after the other, a separator behind each, cut into blocks that begin
     and end with the tokenizer's special tokens. The incomplete last block is left out, unless it is the only one."""
     begin, end = _frame(tokenizer)
     separator = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
     room = length - len(begin) - len(end)
-    waiting: list[int] = []
+    waiting = np.empty(0, dtype=np.int64)
     blocks = 0
-    for chunk in _chunks(documents):
-        for ids in tokenizer(chunk, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]:
-            waiting += [*ids, separator] if ids else []
-        cut = len(waiting) - len(waiting) % room
-        for start in range(0, cut, room):
-            yield [*begin, *waiting[start : start + room], *end]
-        blocks += cut // room
-        waiting = waiting[cut:]
-    if not blocks and waiting:
-        yield [*begin, *waiting, *end]
+    for lot in in_lots(documents, _LOT, len):
+        rows = tokenizer(lot, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        waiting = np.concatenate([waiting, *([*ids, separator] for ids in rows if ids)])
+        whole = len(waiting) // room
+        inside = waiting[: whole * room].reshape(whole, room)
+        frames = [np.broadcast_to(np.array(frame, dtype=waiting.dtype), (whole, len(frame))) for frame in (begin, end)]
+        yield from np.concatenate([frames[0], inside, frames[1]], axis=1)
+        blocks += whole
+        waiting = waiting[whole * room :]
+    if not blocks and len(waiting):
+        yield np.concatenate([begin, waiting, end])
 
 
 def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -85,14 +88,3 @@ def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
     bare, framed = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
     start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
     return framed[:start], framed[start + len(bare) :]
-
-
-def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
-    chunk: list[str] = []
-    for text in texts:
-        chunk.append(text)
-        if len(chunk) == _CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
