@@ -38,7 +38,7 @@ DISAGREEING = """
     ansell2024/table3.2|mBERT||MAD-G-en|POS|avg_mBERT-seen
     ansell2024/table3.2|mBERT||mBERT-ft|DP|avg_mBERT-seen
     ansell2024/table3.2|mBERT||MAD-X|DP|avg_MAD-G-seen
-""".split("\n")
+""".splitlines()
 
 
 def test_the_averages_come_out_and_exactly_those_that_do_not_are_marked():
@@ -114,5 +114,5 @@ def test_a_misspelt_table_or_row_is_refused_with_the_nearest():
         table("gurgurov2025/tabel15")
     with pytest.raises(UserError, match="Did you mean Seq_bn"):
         table("gurgurov2025/table15").row(method="Seqbn")
-    with pytest.raises(UserError, match="2 rows .* Name more labels"):
+    with pytest.raises(UserError, match=r"2 rows .* Name more labels"):
         table("gurgurov2025/table15").row(method="Seq_bn")
