@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from xlt.errors import UserError, explain_system_error, suggest
 
 if TYPE_CHECKING:
-    from xlt.runner import Record
+    from xlt.record import Record
 
 CONFIG_MODULE = "xlt.conf"
 _DEFECT, _USER_MISTAKE, _INTERRUPTED = 1, 2, 130
