@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from xlt.analysis.published.tables import Printed, PublishedRow, PublishedTable, groups, names, table
@@ -56,17 +56,22 @@ def all_averages() -> Iterator[tuple[PublishedTable, Average]]:
             yield published, average
 
 
+def members(published: PublishedTable, row: PublishedRow, column: str, languages: Sequence[str] | None = None) -> list[str]:
+    """The languages, of all or of some, that a printed average of a row is over."""
+    return [key for key in (_known(published, row) if languages is None else languages) if _member(published, row, column, key)]
+
+
 def implied(published: PublishedTable, row: PublishedRow, language: str) -> float:
     """The number of a language that the source lacks, from the averages that are printed over it and others: the middle of
     what all of them allow."""
     low, high = float("-inf"), float("inf")
     for column, printed in row.averages.items():
-        members = [key for key in _known(published) if _member(published, row, column, key)]
-        if language not in members:
+        keys = members(published, row, column)
+        if language not in keys:
             continue
-        others = sum(row.languages[key].value for key in members if key != language)
-        slack = len(members) * 0.5 * 10.0**-printed.digits
-        middle = len(members) * printed.value - others
+        others = sum(row.languages[key].value for key in keys if key != language)
+        slack = len(keys) * 0.5 * 10.0**-printed.digits
+        middle = len(keys) * printed.value - others
         low, high = max(low, middle - slack), min(high, middle + slack)
     return (low + high) / 2
 
@@ -98,9 +103,9 @@ def _member(published: PublishedTable, row: PublishedRow, column: str, language:
     return True
 
 
-def _known(published: PublishedTable) -> tuple[str, ...]:
-    """The 30 languages of Gurgurov et al. 2025, or those of the table."""
-    return table("gurgurov2025/table15").languages if published.work == "gurgurov2025" else published.languages
+def _known(published: PublishedTable, row: PublishedRow) -> Iterable[str]:
+    """The 30 languages of Gurgurov et al. 2025, or those of the row."""
+    return table("gurgurov2025/table15").languages if published.work == "gurgurov2025" else row.languages
 
 
 def _undistilled(published: PublishedTable, row: PublishedRow) -> PublishedRow:
