@@ -18,7 +18,8 @@ from typing import Any
 import xlt
 from xlt.languages import LanguageTable
 from xlt.record import Record
-from xlt.report.page_data import PageData, copies_of
+from xlt.report.page_data import RESAMPLED, PageData, copies_of
+from xlt.report.paper import with_runs
 from xlt.report.records import Refused, Stores, check
 from xlt.report.table import Table
 from xlt.store import Store, write_durably
@@ -29,24 +30,30 @@ _SCRIPTS = ("uplot/uPlot.iife.min.js", "page.js", "plots.js", "panel.js")
 _NEEDED = ("config", "created", "fingerprints", "metrics", "intervals", "payload", "revisions", "training", "test_size")
 
 
-def write_page(outputs: Path, store: Store, languages: LanguageTable, tables: Sequence[Table] = ()) -> tuple[Path, int, int]:
+def write_page(
+    outputs: Path, store: Store, languages: LanguageTable, tables: Sequence[str] | None = None
+) -> tuple[Path, int, int]:
     """Write `<outputs>/report/index.html`.
 
     Args:
         store: whose evaluations are shown.
-        tables: shown below the plots.
+        tables: these tables of papers, with settings; all that have runs if None (see `xlt.report.paper.with_runs`).
 
     Returns:
         The file, how many records it shows, and how many were kept out.
+
+    Raises:
+        UserError: an unknown table or setting.
     """
     records, refused = sound_records(store)
     folders, unlike = copies_of(outputs, records)
     refused += unlike
+    beside = with_runs(store.root, tables, test=len(records) <= RESAMPLED)
     data = PageData(records, [store], folders, languages).collect()
     data |= {"outputs": str(outputs), "refused": [[str(entry.path), entry.why] for entry in refused]}
     file = outputs / "report" / "index.html"
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(file, assemble(data, tables).encode(errors="replace"))  # names of files may be no UTF-8
+    write_durably(file, assemble(data, beside).encode(errors="replace"))  # names of files may be no UTF-8
     return file, len(records), len(refused)
 
 

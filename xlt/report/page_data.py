@@ -20,7 +20,7 @@ from xlt.report.records import Refused
 from xlt.report.systems import System, baselines_of, systems_of
 from xlt.store import Artifact, Store, fingerprint
 
-AXES = ("task", "lang", "model", "method", "task_method", "data", "transfer", "source", "shots")
+AXES = ("task", "lang", "method", "model", "task_method", "data", "transfer", "source", "shots")
 """What systems can be filtered by: fields of a record."""
 
 SYSTEM_FIELDS = (
@@ -29,9 +29,11 @@ SYSTEM_FIELDS = (
 RUN_FIELDS = ("seed", "fingerprint", "created", "scores", "ends", "test_size", "steps", "trainings", "machine", "folders")
 STEP_FIELDS = ("kind", "label", "fingerprint", "revision", "summary", "curves")
 
+RESAMPLED = 1000
+"""Records up to which means and gains get intervals and are tested: each takes some hundredths of a second."""
+
 _MACHINE_SIDE = ("paths", "tracker", "reuse", "plan", "debug", "device", "threads", "seed", "lang")
 _MACHINE = ("packages", "python", "git", "device", "threads")
-_RESAMPLED = 1000  # records up to which gains get intervals: each takes some hundredths of a second
 _POINTS = 200_000  # of all curves together
 _CURVE_POINTS = (10, 100)  # of one, at least and at most
 _SAMPLES = 5  # of a text
@@ -95,7 +97,8 @@ class PageData:
     _metrics: Numbered = field(default_factory=Numbered)
     _machines: Numbered = field(default_factory=Numbered)
     _trainings: Numbered = field(default_factory=Numbered)
-    _steps: dict[str, tuple[int, list[Any], Artifact | None]] = field(default_factory=dict)
+    _steps: dict[str, tuple[int, list[Any]]] = field(default_factory=dict)
+    _trained: list[tuple[list[Any], Path, str]] = field(default_factory=list)  # steps, their folders, the metric of a run
 
     @cached_property
     def systems(self) -> list[System]:
@@ -108,24 +111,29 @@ class PageData:
         variants = self._variants()
         rows = [self._system(place, baselines.get(place), variants[place]) for place in range(len(self.systems))]
         self._add_curves()
-        keys = self._axes["lang"].values
         return {
             "fields": {"system": SYSTEM_FIELDS, "run": RUN_FIELDS, "step": STEP_FIELDS},
             "axes": {axis: numbered.values for axis, numbered in self._axes.items()},
-            "languages": {key: self.languages.languages[key].name for key in keys if key in self.languages.languages},
+            "languages": {system.records[0]["lang"]: self._language_of(system.records[0]) for system in self.systems},
             "metrics": self._metrics.values,
             "settings": self._settings.values,
             "machines": self._machines.values,
             "trainings": self._trainings.values,
-            "steps": [row for _, row, _ in self._steps.values()],
+            "steps": [row for _, row in self._steps.values()],
             "systems": rows,
         }
+
+    def _language_of(self, record: Record) -> str:
+        """A language's name: the table's, or that of the invented world."""
+        known = self.languages.languages.get(record["lang"])
+        invented = (record["config"].get("world") or {}).get("languages", {}).get(record["lang"], {})
+        return known.name if known else str(invented.get("name", ""))
 
     def _system(self, place: int, baseline: int | None, variant: str) -> list[Any]:
         system = self.systems[place]
         record = system.records[0]
         names = [system.metric, *(name for name in record["metrics"] if name != system.metric)]
-        resampled = len(self.records) <= _RESAMPLED
+        resampled = len(self.records) <= RESAMPLED
         several = len(system.records) > 1
         interval = system.interval if several and resampled else None if several else record["intervals"][system.metric]
         settings = [self._settings.number([name, record["config"][name]]) for name in _settings_of(record)]
@@ -177,7 +185,9 @@ class PageData:
             trained = artifact is not None and (artifact.folder / "training.json").is_file()
             summary = None if artifact is None or trained else _without_most_samples(artifact.summary)
             row = [kind, label, digest[:_DIGITS], record["revisions"].get(name), _plain(summary), None]
-            self._steps[digest] = (len(self._steps), row, artifact if trained else None)
+            self._steps[digest] = (len(self._steps), row)
+            if trained:
+                self._trained.append((row, artifact.folder, record["metric"]))
         return self._steps[digest][0]
 
     def _artifact(self, kind: str, label: str, digest: str) -> Artifact | None:
@@ -185,17 +195,17 @@ class PageData:
         return next((artifact for artifact in found if artifact is not None), None)
 
     def _add_curves(self) -> None:
-        trained = [(row, artifact.folder) for _, row, artifact in self._steps.values() if artifact is not None]
         least, most = _CURVE_POINTS
-        points = min(most, max(least, _POINTS // max(1, 2 * len(trained))))
-        for row, folder in trained:
+        points = min(most, max(least, _POINTS // max(1, 2 * len(self._trained))))
+        for row, folder, metric in self._trained:
             result = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-            row[STEP_FIELDS.index("curves")] = [_curves(phase, points) for phase in result.get("phases", [result])]
+            row[STEP_FIELDS.index("curves")] = [_curves(phase, metric, points) for phase in result.get("phases", [result])]
 
     def _bytes(self, record: Record) -> int | None:
         """How much text the target's language module was trained on; None where the store does not know."""
         module = record["payload"]["inputs"].get("language_module")
-        texts = {fingerprint(text) for text in _first_of_kind(module, "text")} if module else ()
+        tokens = _of_kind(module, "tokens") if module else ()
+        texts = {fingerprint(text) for own in tokens for text in _of_kind(own, "text")}
         found = [self._artifact("text", "", digest) for digest in texts]
         return sum(text.summary["train"]["bytes"] for text in found) if found and all(found) else None
 
@@ -228,9 +238,9 @@ def rounded(value: float | None, digits: int = 5) -> float | None:
     return None if value is None or not math.isfinite(value) else float(f"{value:.{digits}g}")
 
 
-def _curves(result: Mapping[str, Any], points: int) -> dict[str, Any]:
-    """The training loss, and the validation scores by their main metric."""
-    metric = next(iter(result["best"]), None)
+def _curves(result: Mapping[str, Any], metric: str, points: int) -> dict[str, Any]:
+    """The training loss, and the validation scores by `metric`, or by the first that there is."""
+    metric = metric if metric in result["best"] else next(iter(result["best"]), "")
     curve = thinned(result["curve"], points)
     scores = thinned([row for row in result["evaluations"] if metric in row], points)
     return {
@@ -240,10 +250,9 @@ def _curves(result: Mapping[str, Any], points: int) -> dict[str, Any]:
     }
 
 
-def _first_of_kind(step: Mapping[str, Any], kind: str) -> Iterator[Mapping[str, Any]]:
-    """The nearest inputs of a kind."""
-    for inner in step["inputs"].values():
-        yield from [inner] if inner["kind"] == kind else _first_of_kind(inner, kind)
+def _of_kind(step: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:
+    """The inputs of a kind."""
+    return [inner for inner in step["inputs"].values() if inner["kind"] == kind]
 
 
 def _settings_of(record: Record) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,7 @@ class System:
     @cached_property
     def task(self) -> Task:
         """The task, which knows what its scores are made of."""
-        return build(OmegaConf.create(self.records[0]["config"]["task"]), "task", Task)
+        return _task(json.dumps(self.records[0]["config"]["task"]))
 
     @cached_property
     def counts(self) -> list[np.ndarray]:
@@ -131,6 +131,12 @@ def baselines_of(systems: Sequence[System]) -> dict[int, int]:
     identities = [_identity(system.records[0], without_modules=True) for system in systems]
     plain = {key: place for place, key in enumerate(identities) if systems[place].records[0]["method"] is None}
     return {place: plain[key] for place, key in enumerate(identities) if plain.get(key, place) != place}
+
+
+@lru_cache(maxsize=256)
+def _task(settings: str) -> Task:
+    """The task of settings in JSON; many systems have the same."""
+    return build(OmegaConf.create(settings), "task", Task)
 
 
 def _identity(record: Record, without_modules: bool) -> str:

@@ -4,7 +4,7 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const PER_PAGE = 50;
 const TITLES = {
-  task: "Task", lang: "Language", model: "Model", method: "Method", task_method: "Task method", data: "Data", transfer: "Transfer",
+  task: "Task", lang: "Language", method: "Method", model: "Model", task_method: "Task method", data: "Data", transfer: "Transfer",
   source: "Source", shots: "Shots",
 };
 const AXES = Object.keys(DATA.axes);
@@ -38,7 +38,7 @@ const whole = (value) => value.toLocaleString("en");
 function bytes(value) {
   const units = ["B", "KB", "MB", "GB", "TB"];
   let unit = 0;
-  for (; value >= 1000 && unit < units.length - 1; unit++) value /= 1000;
+  for (; value >= 999.5 && unit < units.length - 1; unit++) value /= 1000;
   return `${value.toFixed(unit && value < 100 ? 1 : 0)} ${units[unit]}`;
 }
 
@@ -185,7 +185,7 @@ const COLUMNS = [
 
 function makeTable() {
   const heads = COLUMNS.map((column) => {
-    const head = element("th", { scope: "col", className: column.figure ? "figure" : "" });
+    const head = element("th", { scope: "col", className: column.key === "mean" ? "figure score" : column.figure ? "figure" : "" });
     if (column.fixed) return element("th", { scope: "col", className: "figure" }, column.title);
     head.append(element("button", { type: "button" }, column.title));
     head.dataset.key = column.key;
@@ -255,7 +255,7 @@ function rowOf(system) {
 function cellOf(system, { key }) {
   if (key === "mean") {
     const button = element("button", { type: "button", className: "open", ariaLabel: `${scoreOf(system)}: ${nameOf(system)}` }, scoreOf(system));
-    return element("td", { className: "figure" }, button);
+    return element("td", { className: "figure score" }, button);
   }
   if (key === "interval") {
     return element("td", { className: "figure range" }, system.interval ? range(...system.interval) : "");
@@ -281,7 +281,7 @@ function gainOf(system) {
 
 // ---- light and dark
 
-const THEMES = { "": "as the system", light: "light", dark: "dark" };
+const THEMES = { "": "auto", light: "light", dark: "dark" };
 
 function setTheme(theme) {
   if (theme) document.documentElement.dataset.theme = theme;

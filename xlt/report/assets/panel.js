@@ -5,7 +5,7 @@ function openPanel(system) {
   byId("panel-title").textContent = nameOf(system);
   const body = byId("panel-body");
   body.replaceChildren(
-    part("Scores", ...scoresPart(system)), part("Runs", runsTable(system)), part("Learning curves", element("div", { id: "own-curves" })),
+    part("Scores", ...scoresPart(system)), part("Runs", runsTable(system)), part("Learning curves", element("div", { id: "own-curves", className: "pair" })),
     part("Run it again", ...commandsPart(system)), part("Training", ...trainingPart(system)), part("Data", ...dataPart(system)),
     part("Settings", ...settingsPart(system)), part("Where it is from", ...originPart(system)),
   );
@@ -71,16 +71,13 @@ function runsTable(system) {
 }
 
 function ownCurves(system) {
-  const place = byId("own-curves");
-  for (const [kind, title] of [["task_module", "Task modules"], ["language_module", "Language module"]]) {
-    for (const [what, shown] of [["loss", "training loss"], ["scores", "validation"]]) {
-      if (!curvesOf([system], kind, what).length) continue;
-      const id = `own-${kind}-${what}`;
-      place.append(element("figure", {}, element("figcaption", {}, `${title}, ${shown}`), element("div", { id, className: "plot" })));
-      plotCurves(id, [system], kind, what);
-    }
-  }
-  if (!place.children.length) place.append(element("p", { className: "quiet" }, "The store no longer has them."));
+  const kinds = [["task_module", "Task modules"], ["language_module", "Language module"]];
+  const all = kinds.flatMap(([kind, title]) => [["loss", "training loss"], ["scores", "validation"]].map(([what, shown]) =>
+    ({ kind, what, id: `own-${kind}-${what}`, title: `${title}, ${shown}` }))).filter(({ kind, what }) => curvesOf([system], kind, what).length);
+  const figures = all.map(({ id, title }) => element("figure", {}, element("figcaption", {}, title), element("div", { id, className: "plot" })));
+  byId("own-curves").replaceChildren(...figures); // all of them, and then what they hold: it fills what place there is
+  for (const { id, kind, what } of all) plotCurves(id, [system], kind, what);
+  if (!all.length) byId("own-curves").append(element("p", { className: "quiet" }, "The store has none of these runs."));
 }
 
 function commandsPart(system) {
@@ -131,7 +128,7 @@ function trainingPart(system) {
       .map((number) => DATA.trainings[number]);
     const average = (name) => (all.every((one) => typeof one[name] === "number") ? mean(all.map((one) => one[name])) : null);
     const shown = (name, show) => (average(name) === null ? null : show(average(name)));
-    return element("div", {}, element("strong", {}, role.replaceAll("_", " ") + (all.length > 1 ? `, mean of ${all.length}` : "")), list([
+    return element("div", {}, element("h4", {}, role.replaceAll("_", " ") + (all.length > 1 ? `, mean of ${all.length}` : "")), list([
       ["Parameters", shown("trainable_parameters", (value) => whole(Math.round(value)))],
       ["Steps", shown("steps", (value) => whole(Math.round(value)))], ["Best at step", shown("best_step", (value) => whole(Math.round(value)))],
       ["Tokens", shown("tokens", (value) => whole(Math.round(value)))], ["Time", shown("seconds", seconds)],
@@ -142,17 +139,19 @@ function trainingPart(system) {
 }
 
 function dataPart(system) {
+  const order = (number) => ["text", "tokens", "examples"].indexOf(STEPS[number].kind);
   const numbers = [...new Set(system.runs.flatMap((run) => run.steps))].filter((number) => STEPS[number].summary);
+  numbers.sort((a, b) => order(a) - order(b));
   const cards = numbers.map((number) => {
     const { kind, label, summary } = STEPS[number];
     const { samples, scripts, train, validation, ...rest } = summary;
-    const content = [element("strong", {}, `${kind} ${label}`)];
+    const content = [element("h4", {}, `${kind.replaceAll("_", " ")} ${label}`)];
     if (train && "documents" in train) {
       content.push(grid(`Sizes of ${label}`, ["", "Documents", "Bytes"], [["training", train], ["validation", validation]].filter(([, one]) => one)
         .map(([name, one]) => [name, whole(one.documents), bytes(one.bytes)])));
     } else if (train || validation) Object.assign(rest, { train, validation });
-    if (scripts) content.push(list([["Scripts", Object.entries(scripts).map(([name, share]) => `${name} ${(100 * share).toFixed(share < 0.01 ? 2 : 1)} %`).join(", ")]]));
-    content.push(list(leaves(rest)));
+    if (scripts) content.push(list([["Scripts", Object.entries(scripts).map(([name, share]) => `${name} ${share < 0.001 ? "< 0.1" : (100 * share).toFixed(1)} %`).join(", ")]]));
+    content.push(list(facts(rest)));
     if (samples?.length) content.push(folded(`${samples.length} samples`, ...samples.map((sample) => element("blockquote", { dir: "auto" }, sample))));
     return element("div", {}, ...content);
   });
@@ -169,7 +168,7 @@ function settingsPart(system) {
 
 function originPart(system) {
   const machine = DATA.machines[system.runs[0].machine];
-  const git = machine.git && `${machine.git.commit.slice(0, 12)}${machine.git.dirty ? ", changed" : ""}`;
+  const git = machine.git && `${machine.git.commit.slice(0, 12)}${machine.git.dirty ? ", with changes" : ""}`;
   const folders = system.runs.flatMap((run) => run.folders.map((folder) => [`seed ${run.seed}`, element("code", {}, `${DATA.outputs}/${folder}/result.json`)]));
   const steps = [...new Set(system.runs.flatMap((run) => run.steps))].map((number) => STEPS[number]);
   return [
@@ -192,6 +191,16 @@ function leaves(value, prefix = "") {
     const shown = Array.isArray(inner) ? JSON.stringify(inner) : typeof inner === "number" && Number.isInteger(inner) ? whole(inner) : String(inner ?? "–");
     return [[prefix + name, shown]];
   });
+}
+
+// The same in words, a line for each mapping of plain values: `guard` guarded 0, sentences left out 0.
+function facts(value, prefix = "") {
+  const words = (name) => name.replaceAll("_", " ");
+  const isNested = (inner) => inner !== null && typeof inner === "object" && !Array.isArray(inner);
+  const [nested, plain] = [Object.entries(value).filter(([, inner]) => isNested(inner)), Object.entries(value).filter(([, inner]) => !isNested(inner))];
+  const lines = leaves(Object.fromEntries(plain)).map(([name, shown]) => [words(name), shown]);
+  const own = prefix && lines.length ? [[words(prefix), lines.map(([name, shown]) => `${name} ${shown}`).join(", ")]] : lines;
+  return [...own, ...nested.flatMap(([name, inner]) => facts(inner, prefix ? `${prefix}, ${name}` : name))];
 }
 
 // ---- links to runs, from tables of papers and from outside

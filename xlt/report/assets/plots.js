@@ -3,6 +3,7 @@
 
 const SHAPES = ["circle", "square", "triangle", "diamond", "cross", "down", "plus", "ring"];
 const MOST_SERIES = SHAPES.length;
+const SPARSE = 25; // points up to which a curve shows each
 const REACH = 28; // pixels from which a mark answers
 const drawn = new Map(); // what each plot shows, by the id of its place
 
@@ -36,7 +37,8 @@ function mark(context, shape, x, y, size) {
   else context.fill(path);
 }
 
-// A plot of points {x, y, low, high, series, title, lines, system}; a series {name, joined}.
+// A plot of points {x, y, low, high, series, title, lines, system}. Series are {name, joined}: "marked" or "densely" joined ones are
+// lines, with or without marks. The order of series gives their colours and shapes; those without points are left out.
 function plot(id, { series, points, xRange, xLabels, xLog, yTitle, xTitle, zero, empty }) {
   const place = byId(id);
   drawn.get(id)?.destroy();
@@ -48,11 +50,12 @@ function plot(id, { series, points, xRange, xLabels, xLog, yTitle, xTitle, zero,
     return;
   }
   const off = new Set();
+  series = series.map((one, number) => ({ ...one, unused: points.every((point) => point.series !== number) }));
   const shown = () => points.filter((point) => !off.has(point.series));
   const colours = series.map((_, number) => colour(`series-${number % MOST_SERIES}`));
   const tip = element("div", { className: "tip", hidden: true, role: "status" });
   const axis = { stroke: colour("quiet"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line"), width: 1 },
-    font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif", labelSize: 18 };
+    font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif", labelSize: 20 };
   const [bottom, top] = yRange(points, zero);
   const xs = [...new Set(points.map((point) => point.x))].sort((a, b) => a - b);
   const columns = series.map((one, number) => {
@@ -67,12 +70,12 @@ function plot(id, { series, points, xRange, xLabels, xLog, yTitle, xTitle, zero,
     cursor: { drag: { x: !xLabels, y: false }, points: { show: false }, x: false, y: false },
     scales: { x: { time: false, distr: xLog ? 3 : 1, range: () => xRange }, y: { range: () => [bottom, top] } },
     series: [{}, ...series.map((one, number) => ({ stroke: colours[number], width: 1.5, spanGaps: true, points: { show: false },
-      dash: number >= 4 ? [6, 4] : undefined, show: true }))],
+      dash: number >= 4 ? [6, 4] : undefined }))],
     axes: [
       { ...axis, label: xTitle, size: turned ? 54 : 34, rotate: turned ? -90 : 0, ...(xLabels && {
         splits: () => every(xLabels, place.clientWidth), values: (_, splits) => splits.map((split) => xLabels[split] ?? ""), grid: { show: false },
-      }), ...(xLog && { values: (_, splits) => splits.map((split) => (split === null ? null : xLog(split))) }) },
-      { ...axis, label: yTitle, size: 52, values: (_, splits) => splits.map((split) => minus(tick(split, top - bottom))) },
+      }), ...(xLog && { splits: () => decades(...xRange), filter: (_, splits) => splits, values: (_, splits) => splits.map(xLog) }) },
+      { ...axis, label: yTitle, size: 58, values: (_, splits) => ticks(splits) },
     ],
     hooks: {
       draw: [(u) => drawMarks(u, { shown, series, colours, zero, ink: colour("ink"), line: colour("quiet") }, active)],
@@ -153,7 +156,7 @@ function drawMarks(u, { shown, series, colours, zero, ink, line }, active) {
     context.strokeRect(u.bbox.left, y, u.bbox.width, 0);
   }
   for (const point of shown()) {
-    if (series[point.series].joined && point !== active) continue;
+    if (series[point.series].joined === "densely" && point !== active) continue;
     const [x, y] = [u.valToPos(point.x, "x", true), u.valToPos(point.y, "y", true)];
     context.strokeStyle = context.fillStyle = colours[point.series];
     context.lineWidth = 1.5 * ratio;
@@ -165,7 +168,7 @@ function drawMarks(u, { shown, series, colours, zero, ink, line }, active) {
       context.stroke();
       context.globalAlpha = 1;
     }
-    mark(context, SHAPES[point.series % MOST_SERIES], x, y, 4.5 * ratio);
+    mark(context, SHAPES[point.series % MOST_SERIES], x, y, (series[point.series].joined ? 3.2 : 4.5) * ratio);
     if (point === active) {
       context.strokeStyle = ink;
       mark(context, "ring", x, y, 8 * ratio);
@@ -175,7 +178,8 @@ function drawMarks(u, { shown, series, colours, zero, ink, line }, active) {
 }
 
 function keysOf(series, colours, off, changed) {
-  return element("ul", { className: "keys" }, ...series.map((one, number) => {
+  return element("ul", { className: "keys" }, ...series.flatMap((one, number) => {
+    if (one.unused) return [];
     const canvas = element("canvas", { width: 28, height: 28, ariaHidden: "true" });
     canvas.style.width = canvas.style.height = "14px";
     const context = canvas.getContext("2d");
@@ -184,7 +188,8 @@ function keysOf(series, colours, off, changed) {
     if (one.joined) {
       context.setLineDash(number >= 4 ? [8, 5] : []);
       context.strokeRect(0, 14, 28, 0);
-    } else mark(context, SHAPES[number % MOST_SERIES], 14, 14, 9);
+    }
+    if (one.joined !== "densely") mark(context, SHAPES[number % MOST_SERIES], 14, 14, 9);
     const button = element("button", { type: "button", ariaPressed: "true" }, canvas, one.name);
     button.addEventListener("click", () => {
       off[off.has(number) ? "delete" : "add"](number);
@@ -205,7 +210,22 @@ function yRange(points, zero) {
   return [low - room, high + room];
 }
 
-const tick = (value, span) => value.toFixed(Math.max(0, Math.min(4, Math.ceil(1.3 - Math.log10(span)))));
+// Numbers with as many digits as tell them apart.
+function ticks(values) {
+  const step = values.length > 1 ? Math.abs(values[1] - values[0]) : 1;
+  const digits = [0, 1, 2, 3, 4, 5].find((count) => Math.abs(Number(step.toFixed(count)) - step) < step / 100) ?? 6;
+  return values.map((value) => minus(value.toFixed(digits)));
+}
+
+// 1, 2 and 5 times powers of ten, or the latter alone where there are many.
+function decades(low, high) {
+  const found = [];
+  const many = high / low > 1e3;
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
+    for (const factor of many ? [1] : [1, 2, 5]) found.push(factor * 10 ** power);
+  }
+  return found.filter((value) => value >= low && value <= high);
+}
 
 function every(labels, width) {
   const step = Math.max(1, Math.ceil((labels.length * 13) / Math.max(width - 60, 100)));
@@ -249,8 +269,9 @@ function plotScores() {
 
 function plotGains() {
   const { task, axis } = chosenOfPlots();
-  const systems = state.visible.filter((system) => system.task === task && system.gain && system.bytes);
-  const { names } = seriesOf(systems, axis);
+  const all = state.visible.filter((system) => system.task === task && system.mean !== null);
+  const { names } = seriesOf(all, axis); // the colours of the other plot
+  const systems = all.filter((system) => system.gain && system.bytes);
   const points = systems.filter((system) => names.includes(system[axis])).map((system) => {
     const [, value, low, high] = system.gain;
     return { x: system.bytes, y: value, ...(low === undefined ? {} : { low, high }), series: names.indexOf(system[axis]), system,
@@ -267,24 +288,32 @@ function plotGains() {
   });
 }
 
+// What tells a system from others.
+const telling = (system, but = null) => AXES.filter((axis) => varies(axis) && axis !== but && (system[axis] !== "none" || axis === "method"))
+  .map((axis) => system[axis]);
+
 const linesOf = (system) => [
-  AXES.filter((axis) => varies(axis) && axis !== "lang" && system[axis] !== "none").map((axis) => system[axis]).join(", "),
-  system.variant, `${system.seeds} ${system.seeds === 1 ? "seed" : "seeds"}`,
+  telling(system, "lang").join(", "), system.variant, `${system.seeds} ${system.seeds === 1 ? "seed" : "seeds"}`,
 ].filter(Boolean);
 
-// The curves of some systems: {name, system, phases of steps, values}.
+// The curves of some systems: {name, system, xs, ys, metric}. A module that several runs share is there once.
 function curvesOf(systems, kind, what) {
   const seen = new Set();
-  return systems.flatMap((system) => system.runs.flatMap((run) => run.steps.flatMap((number) => {
-    const step = STEPS[number];
-    if (step.kind !== kind || !step.curves || seen.has(number)) return [];
-    seen.add(number);
-    return step.curves.map((curve, phase) => {
-      const [xs, ys] = curve[what];
-      const name = step.label + (step.curves.length > 1 ? `, phase ${phase + 1}` : "");
-      return { name, system, xs, ys, metric: what === "loss" ? "training loss" : `validation ${curve.metric}` };
-    }).filter((curve) => curve.ys.some((y) => y !== null));
-  })));
+  return systems.flatMap((system) => system.runs.flatMap((run) => {
+    const own = run.steps.filter((number) => STEPS[number].kind === kind && STEPS[number].curves);
+    return own.filter((number) => !seen.has(number)).flatMap((number, place) => {
+      seen.add(number);
+      const step = STEPS[number];
+      const words = systems.length > 1 ? telling(system) : [];
+      if (systems.length > 1 && system.variant) words.push(system.variant);
+      if (kind === "task_module") words.push(own.length > 1 ? `module ${place + 1}` : "", `seed ${run.seed}`);
+      else if (own.length > 1 || !words.length) words.push(step.label);
+      return step.curves.map((curve, phase) => ({
+        name: [...words, step.curves.length > 1 ? `phase ${phase + 1}` : ""].filter(Boolean).join(", "),
+        system, xs: curve[what][0], ys: curve[what][1], metric: what === "loss" ? "training loss" : `validation ${curve.metric}`,
+      })).filter((curve) => curve.ys.some((y) => y !== null));
+    });
+  }));
 }
 
 function plotCurves(id, systems, kind, what) {
@@ -298,7 +327,7 @@ function plotCurves(id, systems, kind, what) {
   const last = points.reduce((most, point) => Math.max(most, point.x), 0);
   const first = points.reduce((least, point) => Math.min(least, point.x), last);
   plot(id, {
-    series: shown.map((curve) => ({ name: curve.name, joined: true })), points, xRange: first === last ? [0, last + 1] : [0, last],
+    series: shown.map((curve) => ({ name: curve.name, joined: curve.xs.length > SPARSE ? "densely" : "marked" })), points, xRange: first === last ? [0, last + 1] : [0, last * 1.02],
     xTitle: "step", yTitle: metric, empty: "The store has no learning curves of these runs.",
   });
   if (curves.length > shown.length) {
