@@ -5,14 +5,17 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from xlt.analysis.multiple import holm
 from xlt.analysis.published.averages import averages
 from xlt.analysis.published.tables import Printed
 from xlt.report.cells import Cell, Interval, Missing, Number, Text, best
-from xlt.report.comparison import Comparison, Ours
-from xlt.report.systems import Gain, System
+from xlt.report.comparison import Average, Comparison, Ours
 from xlt.report.table import Column, Row, Table
+
+if TYPE_CHECKING:  # it needs the tasks' scores, and so torch, for which plain tables have no time
+    from xlt.report.systems import Gain, System
 
 SIGNIFICANT = 0.05
 _MARK = "†"
@@ -34,6 +37,8 @@ class Tested:
 
 def gains(comparison: Comparison) -> dict[Place, Tested]:
     """The gain of every cell over the table's baseline, tested in pairs on the test examples."""
+    from xlt.report.systems import System
+
     baseline = comparison.table.baseline
     systems: dict[Place, System] = {}
 
@@ -113,7 +118,7 @@ def _ours(comparison: Comparison, place: Place, cell: Ours, tested: Tested | Non
 def _average_pair(comparison: Comparison, block: str, column: str, name: str) -> tuple[Cell, Cell]:
     average = comparison.average(block, column, name)
     some = average.languages != average.wanted
-    over = f"over {len(average.languages)} of {len(average.wanted)} languages: {', '.join(average.languages)}"
+    over = _over(average)
     deviation = statistics.stdev(average.scores) if len(average.scores) > 1 else None
     ours: Cell = Missing()
     if average.scores:
@@ -124,6 +129,13 @@ def _average_pair(comparison: Comparison, block: str, column: str, name: str) ->
         return Missing(), ours
     note = over if some else f"over the languages shown, {len(average.languages)}"
     return replace(number(average.printed), notes=(note,)), ours
+
+
+def _over(average: Average) -> str:
+    """What an average is over that lacks some languages."""
+    lacking = [language for language in average.wanted if language not in average.languages]
+    which = f"without {', '.join(lacking)}" if len(lacking) < len(average.languages) else ", ".join(average.languages)
+    return f"over {len(average.languages)} of {len(average.wanted)} languages: {which}"
 
 
 def _disagreement(comparison: Comparison, block: str, column: str, name: str) -> tuple[str, ...]:
@@ -165,6 +177,8 @@ def number(printed: Printed | None) -> Cell:
 
 
 def _interval(cell: Ours) -> Cell:
+    from xlt.report.systems import System
+
     low, high = System(list(cell.records.values())).interval
     return Interval(cell.scale * low, cell.scale * high)
 
