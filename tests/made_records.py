@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from xlt.analysis.classification import accuracy, confusion_counts, macro_f1
 from xlt.cli import compose, normalised
 from xlt.paper import Job
 from xlt.record import PREDICTIONS, RECORD
@@ -31,7 +32,7 @@ class RecordMaker:
         self._configs: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def write(
-        self, job: Job, accuracy: float, examples: int = 60, revision: str = "aaaa", metrics: dict[str, float] | None = None,
+        self, job: Job, share: float, examples: int = 60, revision: str = "aaaa", metrics: dict[str, float] | None = None,
         **changes: Any,
     ) -> Path:  # fmt: skip
         """The record of a job of a table's sweep that answered a share of the examples right.
@@ -53,7 +54,7 @@ class RecordMaker:
             for section in sections:
                 inner = inner[section]
             inner[last] = value
-        rows, right = self._rows(accuracy, examples, f"{language}-{seed}-{job.column}")
+        rows = self._rows(share, examples, f"{language}-{seed}-{job.column}")
         adapted = config["method"]["name"] != "none"
         learnt = "task_method" in config and config["task"]["name"] != "pppl"
         payload = {
@@ -67,7 +68,7 @@ class RecordMaker:
         label = f"{model}-{below}-seq_bn-{config['task']['name']}-{language}-seed{seed}"
         folder = self.store / "evaluation" / f"{label}-{digest[:16]}"
         folder.mkdir(parents=True)
-        found = metrics or {"macro_f1": right, "accuracy": right}
+        found = metrics or self._scores(rows)
         main = config["task"]["metric"]
         record = {
             "model": model, "method": method if adapted else None, "task_method": "seq_bn" if learnt else None,
@@ -96,14 +97,21 @@ class RecordMaker:
             self._configs[key] = OmegaConf.to_container(compose(normalised(list(key))), resolve=True)
         return self._configs[key]
 
-    def _rows(self, accuracy: float, examples: int, draw: str) -> tuple[list[dict[str, Any]], float]:
-        random = np.random.default_rng(list(draw.encode()))
-        right = np.zeros(examples, dtype=bool)
-        right[random.permutation(examples)[: round(accuracy * examples)]] = True
+    def _rows(self, share: float, examples: int, draw: str) -> list[dict[str, Any]]:
+        # Rows come in groups of one for each label, right or wrong together, so that F1 is the share, too.
+        random, groups = np.random.default_rng(list(draw.encode())), examples // len(self.labels)
+        right = np.zeros(groups, dtype=bool)
+        right[random.permutation(groups)[: round(share * groups)]] = True
+        right = right.repeat(len(self.labels))
         rows = []
         for number, good in enumerate(right):
             gold = self.labels[number % len(self.labels)]
             wrong = self.labels[(number + 1) % len(self.labels)]
             predicted = gold if good else wrong
             rows.append({"id": str(number), "gold": gold, "predicted": predicted})
-        return rows, float(right.mean())
+        return rows
+
+    def _scores(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+        sides = [[row[side] for row in rows] for side in ("gold", "predicted")]
+        matrix = confusion_counts(*sides, self.labels).sum(axis=0).reshape(1, len(self.labels), len(self.labels))
+        return {"macro_f1": float(macro_f1(matrix)[0]), "accuracy": float(accuracy(matrix)[0])}

@@ -19,6 +19,9 @@ from xlt.record import Record
 from xlt.report.records import Refused, Stores, alike, check, check_revisions, in_force
 from xlt.store import differences
 
+Place = tuple[str, str, str]
+"""Block, column and language."""
+
 
 @dataclass(frozen=True)
 class Ours:
@@ -80,7 +83,7 @@ class Comparison:
 
     table: PaperTable
     published: PublishedTable | None
-    cells: Mapping[tuple[str, str, str], Ours] = field(default_factory=dict)
+    cells: Mapping[Place, Ours] = field(default_factory=dict)
     refused: Sequence[Refused] = ()
     others: Mapping[str, int] = field(default_factory=dict)
 
@@ -171,7 +174,7 @@ def collect(table: PaperTable, published: PublishedTable | None, stores: Stores,
     for job in table.jobs:
         languages[job.block].add(str(job.choices["lang"]))
     every = sorted(set().union(*languages.values()))
-    found: dict[tuple[str, str, str], dict[int, Record]] = defaultdict(dict)
+    found: dict[Place, dict[int, Record]] = defaultdict(dict)
     refused: list[Refused] = []
     others: dict[str, int] = defaultdict(int)
     for name in sorted(sorter.tasks):
@@ -240,7 +243,7 @@ class _Sorter:
 def _believed(
     table: PaperTable,
     published: PublishedTable | None,
-    found: Mapping[tuple[str, str, str], dict[int, Record]],
+    found: Mapping[Place, dict[int, Record]],
     refused: list[Refused],
     others: Mapping[str, int],
 ) -> Comparison:
