@@ -143,7 +143,12 @@ def _is_unreadable_choice(error: BaseException) -> bool:
 
 def _explain_choice(error: MissingConfigException) -> str:
     group, _, choice = str(error.missing_cfg_file).rpartition("/")
-    return f"{group}={choice} is no choice. {suggest(choice, error.options or [], f'choices of {group}')}"
+    options = error.options or []
+    if group.startswith("paper/"):  # tables lie in a folder for each work
+        from xlt.report.paper import names
+
+        group, choice, options = "paper", f"{group.removeprefix('paper/')}/{choice}", names()
+    return f"{group}={choice} is no choice. {suggest(choice, options, f'choices of {group}')}"
 
 
 def _explain_key(error: Exception, arguments: Sequence[str]) -> str:

@@ -17,6 +17,10 @@ from xlt.analysis.published.tables import Printed, PublishedRow, PublishedTable
 from xlt.paper import Job, PaperTable
 from xlt.record import Record
 from xlt.report.records import Refused, Stores, alike, check, check_revisions, in_force
+from xlt.store import differences
+
+Place = tuple[str, str, str]
+"""Block, column and language."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Comparison:
 
     table: PaperTable
     published: PublishedTable | None
-    cells: Mapping[tuple[str, str, str], Ours] = field(default_factory=dict)
+    cells: Mapping[Place, Ours] = field(default_factory=dict)
     refused: Sequence[Refused] = ()
     others: Mapping[str, int] = field(default_factory=dict)
 
@@ -165,67 +169,81 @@ def collect(table: PaperTable, published: PublishedTable | None, stores: Stores,
     Args:
         configs: the composed configuration of one job of each column and block.
     """
-    wanted: dict[tuple[str, str, Any], dict[str, Any]] = {}
+    sorter = _Sorter(table, configs)
     languages: dict[str, set[str]] = defaultdict(set)
     for job in table.jobs:
         languages[job.block].add(str(job.choices["lang"]))
-    for job, config in configs.items():
-        for seed in dict.fromkeys(other.choices["seed"] for other in table.jobs):
-            OmegaConf.update(config, "seed", int(seed))
-            wanted[job.block, job.column, int(seed)] = OmegaConf.to_container(config, resolve=True)
-    names = {config["task"]["name"] for config in wanted.values()}
     every = sorted(set().union(*languages.values()))
-    found: dict[tuple[str, str, str], dict[int, Record]] = defaultdict(dict)
+    found: dict[Place, dict[int, Record]] = defaultdict(dict)
     refused: list[Refused] = []
-    matches: dict[str, list[tuple[str, str, Any]]] = {}
     others: dict[str, int] = defaultdict(int)
-    for name in sorted(names):
+    for name in sorted(sorter.tasks):
         for record in stores.records(name, every):
-            if not {"config", "lang", "seed", "metrics", "task", "method", "data", "task_method", "source", "shots"} <= set(
-                record
-            ):
+            if not set(record) >= _NEEDED:
                 refused.append(Refused(record.path, check(record) or "it is not a record"))
-                continue
-            if record["task"] != name:
-                continue
-            places = _places(record, wanted, matches)
-            for block, column, seed in places:
-                if record["lang"] in languages[block]:
-                    found[block, column, record["lang"]][seed] = record
-            if not places and record["lang"] in every:
-                others[_nearest(record, wanted)] += 1
+            elif record["task"] == name and record["lang"] in every:
+                place = sorter.places(record)
+                for block, column, seed in place:
+                    if record["lang"] in languages[block]:
+                        found[block, column, record["lang"]][seed] = record
+                if not place and sorter.wants_seed(record):
+                    others[sorter.nearest(record)] += 1
     return _believed(table, published, found, refused, others)
 
 
-def _places(
-    record: Record, wanted: Mapping[tuple[str, str, Any], Mapping[str, Any]], known: dict[str, list[tuple[str, str, Any]]]
-) -> list[tuple[str, str, Any]]:
-    """The blocks, columns and seeds whose settings a record has."""
-    own = in_force(record["config"], record)
-    seed = record["seed"] if record["task_method"] is not None else None
-    key = json.dumps([own, seed, record["method"] is None, record["task_method"] is None], sort_keys=True)
-    if key not in known:
-        known[key] = [
-            place
-            for place, config in wanted.items()
-            if (seed is None or seed == place[2]) and alike(in_force(config, record), own)
-        ]  # fmt: skip
-    return known[key]
+_NEEDED = {"config", "lang", "seed", "metric", "metrics", "task", "method", "data", "task_method", "source", "shots", "revisions"}
 
 
-def _nearest(record: Record, wanted: Mapping[tuple[str, str, Any], Mapping[str, Any]]) -> str:
-    """In what a record that is in no cell differs from the cell that is most like it."""
-    from xlt.store import differences
+class _Sorter:
+    """Says which cells a record belongs to. Many records have the same settings, which are looked at once."""
 
-    own = in_force(record["config"], record)
-    lines = [differences(own, in_force(config, record)) for config in wanted.values()]
-    return ", ".join(min(lines, key=len)[:3]) or "another seed"
+    def __init__(self, table: PaperTable, configs: Mapping[Job, DictConfig]) -> None:
+        self.wanted: dict[tuple[str, str, int], dict[str, Any]] = {}
+        for job, config in configs.items():
+            for seed in dict.fromkeys(int(other.choices["seed"]) for other in table.jobs if other.block == job.block):
+                OmegaConf.update(config, "seed", seed)  # settings may refer to it
+                self.wanted[job.block, job.column, seed] = OmegaConf.to_container(config, resolve=True)
+        self.tasks = {config["task"]["name"] for config in self.wanted.values()}
+        self._seeds = {seed for _, _, seed in self.wanted}
+        self._places: dict[str, list[tuple[str, str, int]]] = {}
+        self._nearest: dict[str, str] = {}
+
+    def wants_seed(self, record: Record) -> bool:
+        """Whether the record's seed is one of the table's, if it has any part in the result."""
+        return record["task_method"] is None or record["seed"] in self._seeds
+
+    def places(self, record: Record) -> list[tuple[str, str, int]]:
+        """Blocks, columns and seeds."""
+        if not self.wants_seed(record):
+            return []
+        own, key = self._settings(record)
+        if key not in self._places:
+            self._places[key] = [
+                place
+                for place, config in self.wanted.items()
+                if record["task_method"] is None or record["seed"] == place[2]
+                if alike(in_force(config, record), own)
+            ]
+        return self._places[key]
+
+    def nearest(self, record: Record) -> str:
+        """In what a record that is in no cell differs from the cell that is most like it."""
+        own, key = self._settings(record)
+        if key not in self._nearest:
+            lines = [differences(own, in_force(config, record)) for config in self.wanted.values()]
+            self._nearest[key] = ", ".join(min(lines, key=len)[:3])
+        return self._nearest[key]
+
+    def _settings(self, record: Record) -> tuple[dict[str, Any], str]:
+        own = in_force(record["config"], record)
+        seed = record["seed"] if record["task_method"] is not None else None
+        return own, json.dumps([own, seed])
 
 
 def _believed(
     table: PaperTable,
     published: PublishedTable | None,
-    found: Mapping[tuple[str, str, str], dict[int, Record]],
+    found: Mapping[Place, dict[int, Record]],
     refused: list[Refused],
     others: Mapping[str, int],
 ) -> Comparison:

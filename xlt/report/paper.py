@@ -15,9 +15,10 @@ from xlt.errors import UserError
 from xlt.paper import PaperTable, typed
 from xlt.report.cells import Text
 from xlt.report.comparison import Comparison, collect
+from xlt.report.gains import gains
 from xlt.report.records import Stores
 from xlt.report.table import Column, Row, Table
-from xlt.report.views import gains, grid, listing
+from xlt.report.views import grid, listing, number
 
 _FOLDER = Path(next(iter(xlt.conf.__path__))) / "paper"
 
@@ -125,8 +126,6 @@ def printed_alone(name: str, remark: str = "") -> Table:
     ]
     averages = list(dict.fromkeys(key for row in published.rows for key in row.averages))
     single = [printed.VALUE] if any(row.value for row in published.rows) else []
-    from xlt.report.views import number
-
     rows = [
         Row((Text(key), *(number(row.languages.get(key) or row.averages.get(key) or (row.value if key in single else None))
                           for row in published.rows)), ruled=key == (averages or [None])[0])
@@ -135,13 +134,17 @@ def printed_alone(name: str, remark: str = "") -> Table:
     return Table(name, tuple(heads), tuple(rows), tuple(filter(None, (f"Published: {published.source}.", remark))))
 
 
+def names() -> list[str]:
+    """The tables of conf/paper."""
+    return sorted(file.relative_to(_FOLDER).with_suffix("").as_posix() for file in _FOLDER.glob("*/table*.yaml"))
+
+
 def overview() -> str:
     """All tables: those that can be run with what they are, the others with what they wait for."""
     lines = []
-    for file in sorted(_FOLDER.glob("*/table*.yaml")):
-        text = file.read_text(encoding="utf-8")
+    for name in names():
+        text = (_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
         title = next(line for line in text.splitlines() if line.startswith("#") and "@package" not in line).lstrip("# ")
         waits = yaml.safe_load(text).get("waits_for")
-        name = file.relative_to(_FOLDER).with_suffix("").as_posix()
         lines.append(f"{name:24}{title}{f' (waits for {waits})' if waits else ''}")
     return "\n".join(lines)

@@ -82,6 +82,8 @@ def check(record: Record) -> str | None:
                 return f"{name} was changed after it was stored"
         if fingerprint(record["payload"]) != record["fingerprint"] or manifest["fingerprint"] != record["fingerprint"]:
             return "its fingerprint is not that of what it says it is"
+        if manifest["summary"]["metrics"] != record["metrics"]:
+            return "its scores are not those that were stored"
         if not folder.name.endswith(record["fingerprint"][:16]):
             return "it lies in a folder of another fingerprint"
     except (OSError, ValueError, KeyError, TypeError) as error:

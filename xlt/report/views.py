@@ -4,52 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from xlt.analysis.multiple import holm
 from xlt.analysis.published.averages import averages
 from xlt.analysis.published.tables import Printed
 from xlt.report.cells import Cell, Interval, Missing, Number, Text, best
-from xlt.report.comparison import Comparison, Ours
-from xlt.report.systems import Gain, System
+from xlt.report.comparison import Average, Comparison, Ours, Place
+from xlt.report.gains import SIGNIFICANT, Tested
 from xlt.report.table import Column, Row, Table
 
-SIGNIFICANT = 0.05
 _MARK = "†"
-Place = tuple[str, str, str]
-"""Block, column and language."""
-
-
-@dataclass(frozen=True)
-class Tested:
-    """What a cell gains over the baseline in the same language.
-
-    Attributes:
-        probability: of such a gain by chance, corrected for all tests of the table (Holm).
-    """
-
-    gain: Gain
-    probability: float
-
-
-def gains(comparison: Comparison) -> dict[Place, Tested]:
-    """The gain of every cell over the table's baseline, tested in pairs on the test examples."""
-    baseline = comparison.table.baseline
-    systems: dict[Place, System] = {}
-
-    def system(place: Place) -> System:
-        if place not in systems:
-            systems[place] = System(list(comparison.cells[place].records.values()))
-        return systems[place]
-
-    found: dict[Place, Gain] = {}
-    for block, column, language in comparison.cells:
-        if column != baseline and baseline is not None and (block, baseline, language) in comparison.cells:
-            gain = system((block, column, language)).gain_over(system((block, baseline, language)))
-            if gain is not None:
-                found[block, column, language] = gain
-    corrected = holm([gain.probability for gain in found.values()])
-    return {place: Tested(gain, p) for (place, gain), p in zip(found.items(), corrected, strict=True)}
 
 
 def grid(comparison: Comparison, block: str, tested: Mapping[Place, Tested]) -> Table:
@@ -114,7 +78,7 @@ def _ours(comparison: Comparison, place: Place, cell: Ours, tested: Tested | Non
 def _average_pair(comparison: Comparison, block: str, column: str, name: str) -> tuple[Cell, Cell]:
     average = comparison.average(block, column, name)
     some = average.languages != average.wanted
-    over = f"over {len(average.languages)} of {len(average.wanted)} languages: {', '.join(average.languages)}"
+    over = _over(average)
     deviation = statistics.stdev(average.scores) if len(average.scores) > 1 else None
     ours: Cell = Missing()
     if average.scores:
@@ -125,6 +89,13 @@ def _average_pair(comparison: Comparison, block: str, column: str, name: str) ->
         return Missing(), ours
     note = over if some else f"over the languages shown, {len(average.languages)}"
     return replace(number(average.printed), notes=(note,)), ours
+
+
+def _over(average: Average) -> str:
+    """What an average is over that lacks some languages."""
+    lacking = [language for language in average.wanted if language not in average.languages]
+    which = f"without {', '.join(lacking)}" if len(lacking) < len(average.languages) else ", ".join(average.languages)
+    return f"over {len(average.languages)} of {len(average.wanted)} languages: {which}"
 
 
 def _disagreement(comparison: Comparison, block: str, column: str, name: str) -> tuple[str, ...]:
@@ -166,6 +137,8 @@ def number(printed: Printed | None) -> Cell:
 
 
 def _interval(cell: Ours) -> Cell:
+    from xlt.report.systems import System  # it needs torch, for which plain tables have no time
+
     low, high = System(list(cell.records.values())).interval
     return Interval(cell.scale * low, cell.scale * high)
 
@@ -173,10 +146,10 @@ def _interval(cell: Ours) -> Cell:
 def _gain(tested: Tested | None, scale: float) -> tuple[Cell, Cell, Cell]:
     if tested is None:
         return Missing(), Missing(), Missing()
-    low, high = tested.gain.interval
+    low, high = tested.interval
     mark = _MARK if tested.probability < SIGNIFICANT else ""
     return (
-        Number(scale * tested.gain.mean, 2, signed=True, mark=mark),
+        Number(scale * tested.mean, 2, signed=True, mark=mark),
         Interval(scale * low, scale * high, signed=True),
         Number(tested.probability, 4),
     )
