@@ -87,7 +87,7 @@ class Generated:
             **changes,
         }  # fmt: skip
         files = {"predictions.jsonl": "".join(json.dumps(row) + "\n" for row in rows), "result.json": json.dumps(record, indent=1)}
-        folder = self._write("evaluation", label, evaluation, files)
+        folder = self._write("evaluation", label, evaluation, files, {"metric": "macro_f1", "metrics": record["metrics"]})
         copy = self.outputs / "sweeps" / f"lang={lang},method={method},model={model},seed={seed}" / "result.json"
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(files["result.json"])

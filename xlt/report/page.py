@@ -27,6 +27,7 @@ from xlt.store import Store, write_durably
 _ASSETS = files(xlt) / "report" / "assets"
 _STYLES = ("uplot/uPlot.min.css", "page.css")
 _SCRIPTS = ("uplot/uPlot.iife.min.js", "page.js", "plots.js", "panel.js")
+_REFUSED = 500  # records that are named; of more, the number is shown
 _NEEDED = ("config", "created", "fingerprints", "metrics", "intervals", "payload", "revisions", "training", "test_size")
 
 
@@ -46,11 +47,12 @@ def write_page(
         UserError: an unknown table or setting.
     """
     records, refused = sound_records(store)
-    folders, unlike = copies_of(outputs, records)
+    folders, unlike = copies_of(outputs, records, refused)
     refused += unlike
     beside = with_runs(store.root, tables, test=len(records) <= RESAMPLED)
     data = PageData(records, [store], folders, languages).collect()
-    data |= {"outputs": str(outputs), "refused": [[str(entry.path), entry.why] for entry in refused]}
+    named = [[str(entry.path), entry.why] for entry in refused[:_REFUSED]]
+    data |= {"outputs": str(outputs), "refused": named, "refused_count": len(refused)}
     file = outputs / "report" / "index.html"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_durably(file, assemble(data, beside).encode(errors="replace"))  # names of files may be no UTF-8
@@ -74,7 +76,7 @@ def assemble(data: Mapping[str, Any], tables: Sequence[Table] = ()) -> str:
     """The page.
 
     Args:
-        data: from `PageData.collect`, with `outputs` and `refused`. None of it is trusted: names are anybody's.
+        data: from `PageData.collect`, with `outputs`, `refused` and `refused_count`. None of it is trusted: names are anybody's.
     """
     scripts = [_asset(name) for name in _SCRIPTS]
     styles = [_asset(name) for name in _STYLES]

@@ -57,26 +57,33 @@ class Numbered:
         return self._numbers[key]
 
 
-def copies_of(outputs: Path, records: Iterable[Record]) -> tuple[dict[str, list[str]], list[Refused]]:
-    """The run folders of records, by fingerprint and relative to `outputs`; and the copies there that are not what was stored."""
+def copies_of(
+    outputs: Path, records: Iterable[Record], refused: Iterable[Refused]
+) -> tuple[dict[str, list[str]], list[Refused]]:
+    """The run folders of records, by fingerprint and relative to `outputs`; and the copies there that are not what was stored.
+
+    Args:
+        refused: evaluations of the store, whose copies are not named again.
+    """
+    named = {entry.path.parent.name[-_DIGITS:] for entry in refused}
     stored = {record["fingerprint"]: record.path for record in records}
     folders: dict[str, list[str]] = defaultdict(list)
-    refused = []
+    unlike = []
     for file in sorted(path for name in ("runs", "sweeps") for path in (outputs / name).rglob(RECORD)):
         try:
             content = file.read_bytes()
             digest = json.loads(content)["fingerprint"]
             original = stored.get(digest)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            refused.append(Refused(file, f"it cannot be read ({type(error).__name__}: {error})"))
+            unlike.append(Refused(file, f"it cannot be read ({type(error).__name__}: {error})"))
             continue
-        if original is None:
-            refused.append(Refused(file, "the store has no sound evaluation of this fingerprint: run it again"))
-        elif original.read_bytes() != content:
-            refused.append(Refused(file, f"it is not what was stored ({original}), which is shown"))
-        else:
+        if original is not None and original.read_bytes() == content:
             folders[digest].append(file.parent.relative_to(outputs).as_posix())
-    return folders, refused
+        elif original is not None:
+            unlike.append(Refused(file, f"it is not what was stored ({original}), which is shown"))
+        elif str(digest)[:_DIGITS] not in named:
+            unlike.append(Refused(file, "the store has no evaluation of this fingerprint: run it again"))
+    return folders, unlike
 
 
 @dataclass

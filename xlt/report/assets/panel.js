@@ -238,7 +238,9 @@ function makePanel() {
 // ---- the page
 
 function showRefused() {
-  byId("refused").hidden = byId("to-refused").hidden = !DATA.refused.length;
+  const [named, all] = [DATA.refused.length, DATA.refused_count];
+  byId("refused").hidden = byId("to-refused").hidden = !named;
+  byId("refused-title").textContent = `Left out: ${whole(all)} ${all === 1 ? "record" : "records"}${named < all ? `, of which ${whole(named)} are named` : ""}`;
   document.querySelector("#refused tbody").append(...DATA.refused.map(([path, why]) =>
     element("tr", {}, element("td", {}, element("code", {}, path)), element("td", {}, why))));
 }
