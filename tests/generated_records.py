@@ -9,8 +9,10 @@ import json
 import random
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -37,11 +39,11 @@ class Generated:
 
     def __init__(self, outputs: Path, points: int = 50) -> None:
         self.outputs, self.points = outputs, points
+        self.method_fields: dict[str, Any] = {}  # of the methods of further runs, beside their names
         self._draw = random.Random(0)
-        self._configs: dict[tuple[str, str], dict[str, Any]] = {}
 
     def run(self, lang: str = "mt", method: str = "none", model: str = "mbert", seed: int = 0, skill: float = 0.5,
-            **changes: Any) -> Path:  # fmt: skip
+            changes: Mapping[str, Any] = MappingProxyType({})) -> Path:  # fmt: skip
         """One run; returns the folder of its evaluation.
 
         Args:
@@ -54,7 +56,7 @@ class Generated:
         if method != "none":
             text = _step("text", {"data": "glotcc", "lang": lang})
             tokens = _step("tokens", {"length": 512}, tokenizer=backbone, text=text)
-            module = _step("language_module", {"method": method}, backbone=backbone, tokens=tokens)
+            module = _step("language_module", {"method": method, **self.method_fields}, backbone=backbone, tokens=tokens)
             task_inputs["language_module"] = module
             size = 10_000 * (1 + sum(map(ord, lang + method)) % 997)
             self._write("text", f"glotcc-{lang}", text, {}, summary=_card(size))
@@ -76,7 +78,7 @@ class Generated:
         record = {
             "model": model, "method": method if module else None, "task_method": "seq_bn", "data": "glotcc" if module else None,
             "task": "sib200", "transfer": "in_language", "source": None, "source_task": None, "shots": None, "seed": seed,
-            "language_seed": 0, "store": str(self.outputs / "store"), "config": self._config(method, model, lang, seed), "lang": lang,
+            "language_seed": 0, "store": str(self.outputs / "store"), "config": {**_config(method, model), "lang": lang, "seed": seed}, "lang": lang,
             "overrides": overrides, "metric": "macro_f1", "metrics": {"macro_f1": sum(right) / EXAMPLES, "accuracy": 0.5},
             "intervals": {"macro_f1": [0.3, 0.7], "accuracy": [0.4, 0.6]}, "test_size": EXAMPLES,
             "fingerprint": fingerprint(evaluation),
@@ -86,18 +88,15 @@ class Generated:
                          for role in (["language_module"] if module else []) + ["task_module"]},
             **changes,
         }  # fmt: skip
-        files = {"predictions.jsonl": "".join(json.dumps(row) + "\n" for row in rows), "result.json": json.dumps(record, indent=1)}
+        files = {
+            "predictions.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+            "result.json": json.dumps(record, indent=1),
+        }
         folder = self._write("evaluation", label, evaluation, files, {"metric": "macro_f1", "metrics": record["metrics"]})
         copy = self.outputs / "sweeps" / f"lang={lang},method={method},model={model},seed={seed}" / "result.json"
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(files["result.json"])
         return folder
-
-    def _config(self, method: str, model: str, lang: str, seed: int) -> dict[str, Any]:
-        if (method, model) not in self._configs:
-            config = compose([f"model={model}", f"method={method}", "lang=mt", f"paths.outputs={self.outputs}"])
-            self._configs[method, model] = OmegaConf.to_container(config, resolve=True)
-        return {**self._configs[method, model], "lang": lang, "seed": seed}
 
     def _write_module(self, kind: str, label: str, payload: Mapping[str, Any], best: Mapping[str, float]) -> None:
         steps = [20 * (place + 1) for place in range(self.points)]
@@ -108,7 +107,12 @@ class Generated:
         self._write(kind, label, payload, {"training.json": json.dumps(result)}, summary={**_FIGURES, "best": best})
 
     def _write(
-        self, kind: str, label: str, payload: Mapping[str, Any], contents: Mapping[str, str], summary: Mapping[str, Any] | None = None
+        self,
+        kind: str,
+        label: str,
+        payload: Mapping[str, Any],
+        contents: Mapping[str, str],
+        summary: Mapping[str, Any] | None = None,
     ) -> Path:
         digest = fingerprint(payload)
         folder = self.outputs / "store" / kind / f"{label}-{digest[:16]}"
@@ -116,11 +120,19 @@ class Generated:
             folder.mkdir(parents=True)
             for name, content in contents.items():
                 (folder / name).write_text(content, encoding="utf-8")
-            sums = {name: {"bytes": len(text.encode()), "sha256": sha256(text.encode()).hexdigest()} for name, text in contents.items()}
+            sums = {
+                name: {"bytes": len(text.encode()), "sha256": sha256(text.encode()).hexdigest()}
+                for name, text in contents.items()
+            }
             manifest = {"kind": kind, "label": label, "fingerprint": digest, "payload": payload, "files": sums,
                         "summary": summary or {}, "provenance": {**_MACHINE, **_COSTS}}  # fmt: skip
             (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
         return folder
+
+
+@cache
+def _config(method: str, model: str) -> dict[str, Any]:
+    return OmegaConf.to_container(compose([f"model={model}", f"method={method}", "lang=mt"]), resolve=True)
 
 
 def _step(kind: str, fields: Mapping[str, Any], **inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,7 +158,19 @@ def _card(size: int) -> dict[str, Any]:
 def generate(outputs: Path, count: int, languages: Sequence[str]) -> None:
     """Runs of several models, methods, languages and three seeds, until there are so many."""
     generated = Generated(outputs)
-    methods = ("none", "seq_bn", "seq_bn_inv", "lora", "ia3", "double_seq_bn", "par_bn", "prefix_tuning", "full", "bitfit", "lt_sft")
+    methods = (
+        "none",
+        "seq_bn",
+        "seq_bn_inv",
+        "lora",
+        "ia3",
+        "double_seq_bn",
+        "par_bn",
+        "prefix_tuning",
+        "full",
+        "bitfit",
+        "lt_sft",
+    )
     places = [(lang, model, method, seed) for lang in languages for model in ("mbert", "xlmr", "miniature") for method in methods
               for seed in range(3)]  # fmt: skip
     for lang, model, method, seed in places[:count]:
