@@ -78,14 +78,14 @@ class Generated:
         record = {
             "model": model, "method": method if module else None, "task_method": "seq_bn", "data": "glotcc" if module else None,
             "task": "sib200", "transfer": "in_language", "source": None, "source_task": None, "shots": None, "seed": seed,
-            "language_seed": 0, "store": str(self.outputs / "store"), "config": {**_config(method, model), "lang": lang, "seed": seed}, "lang": lang,
+            "language_seed": 0, "store": str(self.outputs / "store"), "lang": lang,
+            "config": {**_config(method, model), "lang": lang, "seed": seed},
             "overrides": overrides, "metric": "macro_f1", "metrics": {"macro_f1": sum(right) / EXAMPLES, "accuracy": 0.5},
             "intervals": {"macro_f1": [0.3, 0.7], "accuracy": [0.4, 0.6]}, "test_size": EXAMPLES,
             "fingerprint": fingerprint(evaluation),
             "fingerprints": {f"{kind}/{names[kind]}": digest for kind, digest in _ancestors(evaluation).items()},
             "revisions": {f"backbone/{model}": {"id": model, "revision": "abc"}}, "payload": evaluation, **_MACHINE,
-            "training": {role: {**_FIGURES, "seconds": self._draw.random() * 100, "best": {"macro_f1": 0.6}, **_COSTS, "device": "a processor"}
-                         for role in (["language_module"] if module else []) + ["task_module"]},
+            "training": {role: self._training() for role in [*(["language_module"] if module else []), "task_module"]},
             **changes,
         }  # fmt: skip
         files = {
@@ -98,11 +98,14 @@ class Generated:
         copy.write_text(files["result.json"])
         return folder
 
+    def _training(self) -> dict[str, Any]:
+        return {**_FIGURES, **_COSTS, "seconds": self._draw.random() * 100, "best": {"macro_f1": 0.6}, "device": "a processor"}
+
     def _write_module(self, kind: str, label: str, payload: Mapping[str, Any], best: Mapping[str, float]) -> None:
         steps = [20 * (place + 1) for place in range(self.points)]
         result = {
-            "best": best, "best_step": 900, "evaluations": [{"step": step, **best} for step in steps],
-            "curve": [[step, 1 / step + self._draw.random()] for step in steps], "steps": 1000, "seconds": 60.0, "tokens": 512_000,
+            **_FIGURES, "best": best, "evaluations": [{"step": step, **best} for step in steps],
+            "curve": [[step, 1 / step + self._draw.random()] for step in steps],
         }  # fmt: skip
         self._write(kind, label, payload, {"training.json": json.dumps(result)}, summary={**_FIGURES, "best": best})
 

@@ -455,7 +455,7 @@ def test_hostile_names_are_only_shown(browser: Any, tmp_path: Path) -> None:
     (tmp_path / "runs" / "<img src=x onerror=hurt=1>" / "result.json").write_text("{}")
     made(tmp_path)
     opened(browser, tmp_path)
-    assert HOSTILE.split("\u2028")[0] in found(browser, "#overview tbody").get_attribute("textContent")
+    assert HOSTILE.split("\u2028", maxsplit=1)[0] in found(browser, "#overview tbody").get_attribute("textContent")
     browser.execute_script("document.querySelector('#overview button.open').click()")
     settled(browser, "document.getElementById('panel').open")
     assert browser.execute_script("return [window.hurt, document.images.length]") == [None, 0]
