@@ -38,11 +38,15 @@ class Gain:
 class System:
     """Runs of one system on one test set.
 
+    Attributes:
+        by: the score that counts; None is the task's main one.
+
     Raises:
         UserError: the runs are not on the same test examples.
     """
 
     records: Sequence[Record]
+    by: str | None = None
 
     def __post_init__(self) -> None:
         if any(not np.array_equal(ids, self._ids[0]) for ids in self._ids[1:]):
@@ -50,12 +54,12 @@ class System:
 
     @property
     def metric(self) -> str:
-        """The task's main metric."""
-        return self.records[0]["metric"]
+        """The score's name."""
+        return self.by or self.records[0]["metric"]
 
     @property
     def scores(self) -> list[float]:
-        """The main metric of each run."""
+        """The score of each run."""
         return [record["metrics"][self.metric] for record in self.records]
 
     @property
