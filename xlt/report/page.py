@@ -1,6 +1,7 @@
 """The page of results: one HTML file that holds everything it shows, and asks no network for anything.
 
-`assets/` holds its parts: page.html with places for the rest, the style sheet, the scripts, and uPlot, which draws.
+`assets/` holds its parts: page.html with places for the rest, the style sheet, the scripts, and uPlot (1.6.32, MIT), which
+draws.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from xlt.store import Store, write_durably
 
 _ASSETS = files(xlt) / "report" / "assets"
 _STYLES = ("uplot/uPlot.min.css", "page.css")
-_SCRIPTS = ("uplot/uPlot.iife.min.js", "page.js", "plots.js", "panel.js")
+_SCRIPTS = ("uplot/uPlot.iife.min.js", "page.js", "plot.js", "plots.js", "panel.js")
 _REFUSED = 500  # records that are named; of more, the number is shown
 _NEEDED = ("config", "created", "fingerprints", "metrics", "intervals", "payload", "revisions", "training", "test_size")
 

@@ -31,6 +31,7 @@ RUN_FIELDS = ("seed", "fingerprint", "created", "scores", "ends", "test_size", "
 TRAINING_FIELDS = (
     "trainable_parameters", "steps", "best_step", "tokens", "seconds", "peak_memory_bytes", "energy_joules", "device",
 )  # fmt: skip
+CURVE_FIELDS = ("loss_steps", "losses", "metric", "steps", "scores")  # steps are numbers of `positions`
 STEP_FIELDS = ("kind", "label", "fingerprint", "revision", "summary", "curves")
 
 RESAMPLED = 1000
@@ -38,8 +39,8 @@ RESAMPLED = 1000
 
 _MACHINE_SIDE = ("paths", "tracker", "reuse", "plan", "debug", "device", "threads", "seed", "lang")
 _MACHINE = ("packages", "python", "git", "device", "threads")
-_POINTS = 200_000  # of all curves together
-_CURVE_POINTS = (10, 100)  # of one, at least and at most
+_POINTS = 300_000  # of all curves together
+_CURVE_POINTS = (15, 100)  # of one, at least and at most
 _SAMPLES = 5  # of a text
 _DIGITS = 16  # of a fingerprint: those in the names of the store's folders
 _SHOWN_DIFFERENCES = 3
@@ -106,6 +107,7 @@ class PageData:
     _metrics: Numbered = field(default_factory=Numbered)
     _machines: Numbered = field(default_factory=Numbered)
     _trainings: Numbered = field(default_factory=Numbered)
+    _positions: Numbered = field(default_factory=Numbered)
     _steps: dict[str, tuple[int, list[Any]]] = field(default_factory=dict)
     _trained: list[tuple[list[Any], Path, str]] = field(default_factory=list)  # steps, their folders, the metric of a run
 
@@ -121,7 +123,13 @@ class PageData:
         rows = [self._system(place, baselines.get(place), variants[place]) for place in range(len(self.systems))]
         self._add_curves()
         return {
-            "fields": {"system": SYSTEM_FIELDS, "run": RUN_FIELDS, "step": STEP_FIELDS, "training": TRAINING_FIELDS},
+            "fields": {
+                "system": SYSTEM_FIELDS,
+                "run": RUN_FIELDS,
+                "step": STEP_FIELDS,
+                "training": TRAINING_FIELDS,
+                "curve": CURVE_FIELDS,
+            },
             "axes": {axis: numbered.values for axis, numbered in self._axes.items()},
             "resampled": len(self.records) <= RESAMPLED,
             "languages": {system.records[0]["lang"]: self._language_of(system.records[0]) for system in self.systems},
@@ -129,6 +137,7 @@ class PageData:
             "settings": self._settings.values,
             "machines": self._machines.values,
             "trainings": self._trainings.values,
+            "positions": self._positions.values,
             "steps": [row for _, row in self._steps.values()],
             "systems": rows,
         }
@@ -213,7 +222,17 @@ class PageData:
         points = min(most, max(least, _POINTS // max(1, 2 * len(self._trained))))
         for row, folder, metric in self._trained:
             result = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-            row[STEP_FIELDS.index("curves")] = [_curves(phase, metric, points) for phase in result.get("phases", [result])]
+            row[STEP_FIELDS.index("curves")] = [self._curve(phase, metric, points) for phase in result.get("phases", [result])]
+
+    def _curve(self, result: Mapping[str, Any], metric: str, points: int) -> list[Any]:
+        """The training loss, and the validation scores by `metric`, or by the first that there is."""
+        metric = metric if metric in result["best"] else next(iter(result["best"]), "")
+        curve = thinned(result["curve"], points)
+        scores = thinned([row for row in result["evaluations"] if metric in row], points)
+        return [
+            self._positions.number([step for step, _ in curve]), [rounded(loss, 4) for _, loss in curve], metric,
+            self._positions.number([row["step"] for row in scores]), [rounded(row[metric], 4) for row in scores],
+        ]  # fmt: skip
 
     def _bytes(self, record: Record) -> int | None:
         """How much text the target's language module was trained on; None where the store does not know."""
@@ -250,18 +269,6 @@ def thinned(points: Sequence[Any], most: int) -> list[Any]:
 def rounded(value: float | None, digits: int = 5) -> float | None:
     """To some significant digits; None for what is no number."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.{digits}g}")
-
-
-def _curves(result: Mapping[str, Any], metric: str, points: int) -> dict[str, Any]:
-    """The training loss, and the validation scores by `metric`, or by the first that there is."""
-    metric = metric if metric in result["best"] else next(iter(result["best"]), "")
-    curve = thinned(result["curve"], points)
-    scores = thinned([row for row in result["evaluations"] if metric in row], points)
-    return {
-        "loss": [[step for step, _ in curve], [rounded(loss, 4) for _, loss in curve]],
-        "metric": metric,
-        "scores": [[row["step"] for row in scores], [rounded(row[metric], 4) for row in scores]],
-    }
 
 
 def _of_kind(step: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:

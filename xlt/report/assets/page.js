@@ -60,6 +60,11 @@ function deviation(values) {
 
 const named = (fields, row) => Object.fromEntries(fields.map((name, place) => [name, row[place]]));
 const STEPS = DATA.steps.map((row) => named(DATA.fields.step, row));
+const curveOf = (row) => {
+  const curve = named(DATA.fields.curve, row);
+  const [loss, scores] = [DATA.positions[curve.loss_steps], DATA.positions[curve.steps]];
+  return { metric: curve.metric, loss: [loss, curve.losses], scores: [scores, curve.scores] };
+};
 
 const SYSTEMS = DATA.systems.map((row, number) => {
   const system = named(DATA.fields.system, row);
