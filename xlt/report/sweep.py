@@ -59,7 +59,7 @@ def table(jobs: Sequence[Job]) -> str:
 
 
 def _baseline(job: Job, baselines: Mapping[tuple, System]) -> System | None:
-    """The runs without a language module whose other settings are the job's; they may lack some that only a module has a use for."""
+    """The runs without a language module whose other settings are the job's; they may lack some that only a module uses."""
     own = set(job.without("seed", "method"))
     fitting = [key for key in baselines if {setting for setting in key if setting[0] != "method"} <= own]
     return baselines[max(fitting, key=len)] if fitting else None
