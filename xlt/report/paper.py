@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -16,7 +17,7 @@ import xlt.conf
 from xlt.analysis.published import tables as printed
 from xlt.cli import compose, explain, normalised
 from xlt.errors import UserError
-from xlt.paper import PaperTable, Part, typed
+from xlt.paper import RECIPES, PaperTable, Part, typed
 from xlt.record import Record
 from xlt.report.cells import Text
 from xlt.report.comparison import Comparison, collect
@@ -104,7 +105,7 @@ def read(name: str, settings: Sequence[str] = ()) -> PaperTable:
     Raises:
         UserError: an unknown table or setting.
     """
-    own = [text for text in settings if text.lstrip("+~").startswith("paper.")]
+    own = [text for text in settings if re.split(r"[.=]", text.lstrip("+~"))[0] in RECIPES]
     try:
         config = compose([f"+paper={name}", *own])
         given = typed(OverridesParser.create().parse_overrides([text for text in settings if text not in own]))
