@@ -260,5 +260,6 @@ if (SYSTEMS.length) {
 } else {
   byId("place").textContent = DATA.outputs;
   byId("first-run").hidden = false;
+  document.querySelector(".top nav").hidden = true;
   for (const id of ["results", "plots"]) byId(id).hidden = true;
 }
