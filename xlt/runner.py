@@ -102,8 +102,11 @@ class Session:
             UserError: it is missing and `reuse=only_cached`.
         """
         if step.fingerprint not in self._made:
-            self._made[step.fingerprint] = step.locate() if step.external else self._look_up_or_build(step)
+            self._made[step.fingerprint] = self._locate(step) if step.external else self._look_up_or_build(step)
         return self._made[step.fingerprint]
+
+    def _locate(self, step: Step) -> Artifact:
+        return step.locate({role: self.realise(inner) for role, inner in step.inputs().items()})
 
     def _look_up_or_build(self, step: Step) -> Artifact:
         what = f"{step.kind} {step.label}"
