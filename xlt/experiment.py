@@ -31,7 +31,7 @@ from xlt.methods.none import NoAdaptation
 from xlt.miniature.world import World
 from xlt.steps.backbone import BackboneStep, PretrainedBackboneStep, ScratchBackboneStep, TokenizerStep
 from xlt.steps.base import Step
-from xlt.steps.evaluation import EvaluationStep
+from xlt.steps.evaluation import EvaluationStep, ScoringStep
 from xlt.steps.examples import ExamplesStep
 from xlt.steps.language_module import LanguageModuleStep, ReadyMadeModuleStep
 from xlt.steps.parallel_text import ParallelTextStep
@@ -181,18 +181,19 @@ class Experiment:
         languages = load_languages(settings.paths.languages)
         invented = (row for row in components["world"].table_rows() if row["iso3"] not in languages.languages)
         languages = languages.with_rows(invented)  # a code that the user's own table gives to another language keeps that one
+        uses_sources = components["transfer"].uses_sources or components["task"].uses_sources
         return cls(
             config=config,
             settings=settings,
             languages=languages,
             targets=_found(languages, settings.lang, "lang"),
-            sources=_found(languages, settings.source, "source") if components["transfer"].uses_sources else (),
+            sources=_found(languages, settings.source, "source") if uses_sources else (),
             hub=Hub(Path(mirror).expanduser() if mirror else None, store, online and not settings.plan),
             **components,
         )
 
     @cached_property
-    def evaluations(self) -> tuple[EvaluationStep, ...]:
+    def evaluations(self) -> tuple[ScoringStep, ...]:
         """The ends of the graph, one for each target language."""
         return tuple(self.task.draw_evaluation(self, language) for language in self.targets)
 

@@ -25,8 +25,8 @@ from xlt.steps.training import run_loop
 from xlt.store import Artifact
 from xlt.training.batches import Batches
 from xlt.translation import scores
-from xlt.translation.decoding import Decoding, SequenceToSequence
-from xlt.translation.model import Tokens, TranslationModel, has_token
+from xlt.translation.decoding import Decoding, TransformersDecoder
+from xlt.translation.model import Tokens, TranslationModel, TranslationTokenizer, has_token
 from xlt.translation.settings import Adaptation, TranslationTraining
 from xlt.translation.training import Example, Translating, add_language, examples_of
 
@@ -136,7 +136,7 @@ class TrainedTranslationModelStep(TranslationModelStep):
         shown = [dict(zip(("source", "reference", "translation"), row, strict=True)) for row in translations[:_SHOWN]]
         (bench.folder / "translations.json").write_text(json.dumps(shown, indent=1, ensure_ascii=False), encoding="utf-8")
         model.model.save_pretrained(bench.folder)
-        model.tokenizer.save_pretrained(bench.folder)
+        model.tokenizer.tokenizer.save_pretrained(bench.folder)
 
     def _train(self, bench: Workbench, model: TranslationModel, seed: int) -> None:
         settings, device = self.training.loop, bench.runtime.device
@@ -164,7 +164,9 @@ class TrainedTranslationModelStep(TranslationModelStep):
         return [
             example
             for direction, text in self.directions
-            for example in examples_of(model, self._pairs(inputs, text, split, direction), *direction, self.training.length)
+            for example in examples_of(
+                model.tokenizer, self._pairs(inputs, text, split, direction), *direction, self.training.length
+            )
         ]
 
     def _pairs(self, inputs: Mapping[str, Artifact], text: ParallelTextStep, split: str, direction: Direction) -> list[Pair]:
@@ -176,7 +178,7 @@ class TrainedTranslationModelStep(TranslationModelStep):
     ) -> tuple[dict[str, float], list[tuple[str, str, str]]]:
         """BLEU and chrF of greedy translations; and each source, reference and translation."""
         sources, references = map(list, zip(*pairs, strict=True))
-        translator = SequenceToSequence(model, Decoding(max_length=self.training.length), bench.runtime.device)
+        translator = TransformersDecoder(model, Decoding(max_length=self.training.length), bench.runtime.device)
         translations = translator.translate(sources, *self.directions[0][0])
         return scores.score(translations, references), list(zip(sources, references, translations, strict=True))
 
@@ -207,7 +209,7 @@ class ScratchTranslationModelStep(TrainedTranslationModelStep):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             net = AutoModelForSeq2SeqLM.from_config(config_from_shape({**self.shape, **_ids(tokenizer)}))
-        return TranslationModel(net, tokenizer, self.tokens)
+        return TranslationModel(net, TranslationTokenizer(tokenizer, self.tokens))
 
     def estimate(self) -> Estimate:
         with torch.device("meta"):
@@ -242,11 +244,12 @@ class AdaptedTranslationModelStep(TrainedTranslationModelStep):
 
     def begin(self, inputs: Mapping[str, Artifact], seed: int) -> TranslationModel:
         opened = TranslationModel.open(inputs["model"].folder, {})
+        tokenizer = opened.tokenizer.tokenizer
         for token in self.tokens.values():
-            if not has_token(opened.tokenizer, token):
-                number = add_language(opened.model, opened.tokenizer, token, self.copy_from, generator(seed, token))
+            if not has_token(tokenizer, token):
+                number = add_language(opened.model, tokenizer, token, self.copy_from, generator(seed, token))
                 log.info("%s: %s is a new language token, number %d", self.label, token, number)
-        return TranslationModel(opened.model, opened.tokenizer, self.tokens)
+        return TranslationModel(opened.model, TranslationTokenizer(tokenizer, self.tokens))
 
 
 @dataclass(frozen=True)

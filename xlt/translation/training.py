@@ -15,7 +15,7 @@ from xlt.training.batches import Batch, pad
 from xlt.training.masking import IGNORED
 from xlt.training.objectives import to_device
 from xlt.translation.decoding import batches_by_length
-from xlt.translation.model import TranslationModel
+from xlt.translation.model import TranslationModel, TranslationTokenizer
 
 Example = tuple[list[int], list[int]]
 """What the encoder reads and what the decoder has to write: `language text end` each."""
@@ -59,7 +59,7 @@ class Translating:
         return {"loss": float(total) / max(count, 1)}
 
     def _batch(self, chosen: Sequence[Example]) -> Batch:
-        padding = self._model.tokenizer.pad_token_id
+        padding = self._model.tokenizer.padding
         sources, targets = zip(*chosen, strict=True)
         lengths = torch.tensor([len(source) for source in sources])
         ids = pad(sources, padding, _LENGTH_STEP)
@@ -81,11 +81,11 @@ class Translating:
 
 
 def examples_of(
-    model: TranslationModel, pairs: Sequence[tuple[str, str]], source: Language, target: Language, max_length: int
+    tokenizer: TranslationTokenizer, pairs: Sequence[tuple[str, str]], source: Language, target: Language, max_length: int
 ) -> list[Example]:
     """Pairs of sentences as ids."""
     sources, targets = zip(*pairs, strict=True) if pairs else ((), ())
-    return list(zip(model.ids(sources, source, max_length), model.ids(targets, target, max_length), strict=True))
+    return list(zip(tokenizer.ids(sources, source, max_length), tokenizer.ids(targets, target, max_length), strict=True))
 
 
 @torch.no_grad()
