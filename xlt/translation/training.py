@@ -98,7 +98,10 @@ def add_language(model: nn.Module, tokenizer: Any, token: str, copy_from: str | 
     Args:
         copy_from: the token of another language whose embedding it begins with; None draws one.
     """
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False)], special_tokens=True)
+    added = AddedToken(token, special=True, normalized=False)
+    if not tokenizer.is_fast:  # that of M2M100 does not count its languages, and would give the new one the number of one of them
+        tokenizer.added_tokens_decoder = {_free_number(tokenizer): added}
+    tokenizer.add_tokens([added], special_tokens=True)
     number = tokenizer.convert_tokens_to_ids(token)
     known = model.get_input_embeddings().weight.detach()
     mean, deviation = known.mean(), known.std()
@@ -108,4 +111,12 @@ def add_language(model: nn.Module, tokenizer: Any, token: str, copy_from: str | 
     row = mean + deviation * torch.randn(known.shape[1], generator=draw)
     for weight in embeddings.values():
         weight[number] = row.to(weight) if copy_from is None else weight[tokenizer.convert_tokens_to_ids(copy_from)]
+    return number
+
+
+def _free_number(tokenizer: Any) -> int:
+    """The first number behind the vocabulary that stands for nothing yet."""
+    number = len(tokenizer)
+    while tokenizer.convert_ids_to_tokens(number) not in (None, tokenizer.unk_token):
+        number += 1
     return number
