@@ -364,6 +364,7 @@ def test_any_folder_is_a_translator(tmp_path: Path) -> None:
     step = drawn(tmp_path, "es", "qu", "translator=seq2seq", f"translator.path={folder}")
     assert isinstance(step, SequenceToSequenceStep)
     assert step.tokens == {"es": "spa_Latn", "qu": "quy_Latn"}
+    assert step.flops_per_token == sum(part.numel() for part in TranslationModel.open(folder, {}).model.parameters())
     artifact = step.locate({"model": step.model.locate({})})
     opened = TransformersDecoder(TranslationModel.open(folder, step.tokens), step.decoding, CPU)
     assert step.open(artifact, CPU).translate(TEXTS[:3], ES, QU) == opened.translate(TEXTS[:3], ES, QU)

@@ -51,6 +51,11 @@ class SequenceToSequenceStep(TranslatorStep):
     def label(self) -> str:
         return self.model.label
 
+    @property
+    def flops_per_token(self) -> float:
+        """Of a token that is read or written: each passes half of the layers, at 2 FLOPs a weight; 0 where that is unknown."""
+        return float(self.model.parameters or 0)
+
     def fields(self) -> dict[str, Any]:
         return {"tokens": dict(self.tokens), "decoding": identity(self.decoding)}
 

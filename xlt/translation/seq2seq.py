@@ -21,9 +21,9 @@ from xlt.steps.translation_model import (
     PretrainedTranslationModelStep,
     ScratchTranslationModelStep,
     TranslationModelStep,
-    TranslatorTokenizerStep,
 )
 from xlt.steps.translator import SequenceToSequenceStep
+from xlt.steps.translator_tokenizer import TranslatorTokenizerStep
 from xlt.translation.base import Translator, TranslatorStep
 from xlt.translation.decoding import Decoding
 from xlt.translation.model import Tokens, has_token
