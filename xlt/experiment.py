@@ -31,9 +31,10 @@ from xlt.methods.none import NoAdaptation
 from xlt.miniature.world import World
 from xlt.steps.backbone import BackboneStep, PretrainedBackboneStep, ScratchBackboneStep, TokenizerStep
 from xlt.steps.base import Step
-from xlt.steps.evaluation import EvaluationStep
+from xlt.steps.evaluation import EvaluationStep, ScoringStep
 from xlt.steps.examples import ExamplesStep
 from xlt.steps.language_module import LanguageModuleStep, ReadyMadeModuleStep
+from xlt.steps.parallel_text import ParallelTextStep
 from xlt.steps.task_module import Labels, TaskModuleStep
 from xlt.steps.text import TextStep
 from xlt.steps.tokens import TokensStep
@@ -44,13 +45,14 @@ from xlt.training.settings import Training
 from xlt.training.tracking import Tracker
 from xlt.transfer import Transfer
 from xlt.translation.base import Translator
+from xlt.translation.parallel_text import ParallelText
 
 READY_MADE = Path(__file__).with_name("miniature") / "artifacts"
 """Artifacts that come with the package: the backbones of the miniature world."""
 
 _COMPONENTS: dict[str, type] = {
     "world": World, "model": Model, "method": Method, "task_method": Method, "data": TextSource, "transfer": Transfer,
-    "translator": Translator, "task": Task, "source_task": Task, "train": Training, "tracker": Tracker,
+    "translator": Translator, "parallel": ParallelText, "task": Task, "source_task": Task, "train": Training, "tracker": Tracker,
 }  # fmt: skip
 
 
@@ -137,6 +139,7 @@ class Experiment:
     data: TextSource
     transfer: Transfer
     translator: Translator
+    parallel: ParallelText
     task: Task
     source_task: Task
     train: Training
@@ -178,18 +181,19 @@ class Experiment:
         languages = load_languages(settings.paths.languages)
         invented = (row for row in components["world"].table_rows() if row["iso3"] not in languages.languages)
         languages = languages.with_rows(invented)  # a code that the user's own table gives to another language keeps that one
+        uses_sources = components["transfer"].uses_sources or components["task"].uses_sources
         return cls(
             config=config,
             settings=settings,
             languages=languages,
             targets=_found(languages, settings.lang, "lang"),
-            sources=_found(languages, settings.source, "source") if components["transfer"].uses_sources else (),
+            sources=_found(languages, settings.source, "source") if uses_sources else (),
             hub=Hub(Path(mirror).expanduser() if mirror else None, store, online and not settings.plan),
             **components,
         )
 
     @cached_property
-    def evaluations(self) -> tuple[EvaluationStep, ...]:
+    def evaluations(self) -> tuple[ScoringStep, ...]:
         """The ends of the graph, one for each target language."""
         return tuple(self.task.draw_evaluation(self, language) for language in self.targets)
 
@@ -356,6 +360,19 @@ class Experiment:
             check_near_duplicates()
         guards = tuple(self._guard(choices, language) for choices in corpus.guard)
         return TextStep(corpus, language, revision, seed, corpus.inputs(self.hub), guards)
+
+    def parallel_text(self, source: ParallelText | None, one: Language, other: Language) -> ParallelTextStep:
+        """The sentence pairs of two languages, in either order.
+
+        Args:
+            source: None: that of the run.
+
+        Raises:
+            UserError: the source does not have the pair.
+        """
+        source = source or self.parallel
+        one, other = sorted((one, other), key=lambda language: language.key)
+        return ParallelTextStep(source, (one, other), source.revision(one, other, self.languages, self.hub))
 
     def _guard(self, choices: str, language: Language) -> ExamplesStep:
         """The labelled examples of the run's task (`task`), or of another (`task=sib200`), to be kept out of what is learnt."""
