@@ -214,7 +214,8 @@ def test_squared_gradients_by_hand() -> None:
 
 def test_the_fisher_information_by_hand(tmp_path: Path) -> None:
     """The mean over batches of the squared gradient at θ0, whatever clipping and decay; nothing moves before the choice."""
-    alone = tiny_backbone("bert", language_head=False)
+    without_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    alone = tiny_backbone("bert", language_head=False, **without_dropout)
     before, weights, objective = values_of(alone), own_weights(alone), Squares(alone)
     squares = {name: torch.zeros(weight.numel()) for name, weight in weights.items() if "LayerNorm" not in name}
     inputs = [weights[name].requires_grad_(True) for name in squares]
@@ -223,7 +224,7 @@ def test_the_fisher_information_by_hand(tmp_path: Path) -> None:
         gradients = torch.autograd.grad(loss, inputs, materialize_grads=True)
         for name, gradient in zip(squares, gradients, strict=True):
             squares[name] += gradient.flatten() ** 2
-    backbone = tiny_backbone("bert", language_head=False)
+    backbone = tiny_backbone("bert", language_head=False, **without_dropout)
     module = FISHER.create(backbone, generator(0))
     module.begin(0, {})
     (dense, sparse) = FISHER.phases(SETTINGS)
