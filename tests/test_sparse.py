@@ -28,6 +28,8 @@ from sparse_helpers import (
 from test_transfer import CPU
 
 from xlt.backbones.backbone import Backbone
+from xlt.cli import compose
+from xlt.config import build
 from xlt.errors import UserError
 from xlt.methods.differences import own_weights
 from xlt.methods.full import FullFineTuning
@@ -36,6 +38,7 @@ from xlt.methods.sparse import SparseFineTuning
 from xlt.random import generator
 from xlt.steps.audit import count_trainable
 from xlt.training.optimizers import SquaredGradients
+from xlt.training.settings import Training
 
 # ---- choosing
 
@@ -108,6 +111,20 @@ def test_counts_of_the_literature(model: str, share: float, biases: float) -> No
 def test_settings_that_cannot_be(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         SparseFineTuning(**settings).verify("method")
+
+
+def test_the_phases_of_the_literature() -> None:
+    """A language's phases are bounded alike; a task's dense phase has a length of its own, which bounds do not touch."""
+    train = compose(["lang=mt", "train=ansell2024"])["train"]
+    training = build(train, "train", Training)
+    language = SparseFineTuning(reduction_factor=2).phases(training.language.loop)
+    assert [[phase.total_steps(blocks) for phase in language] for blocks in (80, 4_000, 10**6)] == [
+        [30_000] * 2, [50_000] * 2, [100_000] * 2,
+    ]  # fmt: skip
+    task = SparseFineTuning(reduction_factor=1, dense_epochs=3).phases(training.task)
+    assert [phase.total_steps(800) for phase in task] == [300, 1000]
+    bounded = dataclasses.replace(training.task, min_steps=5000)
+    assert [phase.total_steps(800) for phase in SparseFineTuning(dense_steps=7).phases(bounded)] == [7, 5000]
 
 
 def test_a_backbone_without_biases_has_nothing_for_bitfit() -> None:

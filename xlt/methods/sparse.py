@@ -87,7 +87,8 @@ class SparseFineTuning(Method):
             return [settings]
         dense = settings if self.selection == "magnitude" else dataclasses.replace(settings, clip_norm=None)
         if self.dense_steps is not None or self.dense_epochs is not None:
-            dense = dataclasses.replace(dense, steps=self.dense_steps, epochs=self.dense_epochs)
+            length = {"steps": self.dense_steps, "epochs": self.dense_epochs, "min_steps": None, "max_steps": None}
+            dense = dataclasses.replace(dense, **length)
         if self.dense_learning_rate is not None:
             dense = dataclasses.replace(dense, learning_rate=self.dense_learning_rate)
         return [dense, settings]
