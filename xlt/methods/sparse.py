@@ -180,6 +180,7 @@ class NewSparseModule(SparseModule):
         if not any(score.any() for score in scores.values()):
             raise UserError("The dense phase changed no weight or met no gradient: nothing can be chosen. Train it for longer.")
         chosen = largest(scores, self._count)
+        self._squares = None
         for difference in self.differences.values():
             difference.stop()
         with self.own_weights_in_force():
