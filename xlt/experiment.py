@@ -299,20 +299,7 @@ class Experiment:
         return task.has_split(split, language, self.languages, self.hub.without_network())
 
     def task_module(self, sources: Sequence[Labels], sampling: str = "proportional", temperature: float = 1.0) -> TaskModuleStep:
-        """A task module learnt from labels of one or more languages, on top of their language modules.
-
-        Raises:
-            UserError: the modules of the source languages cannot take turns.
-        """
-        modules = {labels.language_module.fingerprint for labels in sources if labels.language_module is not None}
-        if len(modules) > 1 and self.settings.language.path is None and not self.method.switches:
-            raise UserError(
-                f"method={self.method.name} changes the backbone itself, so the modules of several languages cannot take turns. "
-                "Use one source language, or a method that leaves the backbone as it is, such as method=seq_bn_inv."
-            )
-        for labels in sources:
-            if labels.language_module is not None and not labels.language_module.external:
-                self.task_method.check_on_top_of(labels.language_module.method)
+        """A task module learnt from labels of one or more languages, on top of their language modules."""
         return TaskModuleStep(
             self.task_method,
             self.task,

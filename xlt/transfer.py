@@ -205,11 +205,6 @@ class Ensemble(CrossLingual):
     weights: list[float] | None = setting(None)
 
     def task_modules(self, experiment: Experiment, language: Language) -> tuple[TaskModuleStep, ...]:
-        if len(experiment.sources) > 1 and not experiment.task_method.switches:
-            raise UserError(
-                f"transfer={self.name}: task_method={experiment.task_method.name} changes the backbone itself, so several task "
-                "modules cannot work side by side. Take a method that leaves the backbone as it is, such as task_method=seq_bn."
-            )
         each = [dataclasses.replace(experiment, sources=(source,)) for source in self._languages(experiment)]
         return tuple(part.task_module(self.sources(part, language)) for part in each)
 

@@ -20,6 +20,7 @@ from xlt.training.batches import Batches
 from xlt.training.checkpoint import load_checkpoint, save_checkpoint
 from xlt.training.loop import Trainer
 from xlt.training.objectives import LanguageModelling, Objective
+from xlt.training.optimizers import adamw
 from xlt.training.packing import TokenFile
 from xlt.training.settings import LanguageTraining, LoopSettings
 
@@ -88,6 +89,7 @@ def run_loop(
             resume_command=runtime.command,
             track=runtime.tracker.log,
             penalties=[attached.penalty for attached in modules],
+            optimizer=module.optimizer(phase) if module is not None else adamw,
         )
         try:
             results.append(trainer.train().summary())
