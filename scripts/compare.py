@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 from xlt.errors import UserError
+from xlt.record import Record
 from xlt.report.sweep import aligned
 from xlt.report.systems import System
-from xlt.runner import Record
 
 
 def main() -> None:

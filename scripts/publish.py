@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 from xlt.errors import UserError, suggest
+from xlt.record import RECORD
 from xlt.steps.card import CARD, HERE, with_scores
-from xlt.steps.evaluation import RECORD
 from xlt.store import MANIFEST, Artifact, Store, fingerprint
 
 KINDS = ("language_module", "task_module")

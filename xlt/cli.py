@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from xlt.errors import UserError, explain_system_error, suggest
 
 if TYPE_CHECKING:
-    from xlt.runner import Record
+    from xlt.record import Record
 
 CONFIG_MODULE = "xlt.conf"
 _DEFECT, _USER_MISTAKE, _INTERRUPTED = 1, 2, 130
@@ -143,7 +143,12 @@ def _is_unreadable_choice(error: BaseException) -> bool:
 
 def _explain_choice(error: MissingConfigException) -> str:
     group, _, choice = str(error.missing_cfg_file).rpartition("/")
-    return f"{group}={choice} is no choice. {suggest(choice, error.options or [], f'choices of {group}')}"
+    options = error.options or []
+    if group.startswith("paper/"):  # tables lie in a folder for each work
+        from xlt.report.paper import names
+
+        group, choice, options = "paper", f"{group.removeprefix('paper/')}/{choice}", names()
+    return f"{group}={choice} is no choice. {suggest(choice, options, f'choices of {group}')}"
 
 
 def _explain_key(error: Exception, arguments: Sequence[str]) -> str:
@@ -191,12 +196,14 @@ def normalised(arguments: Sequence[str]) -> list[str]:
 
 
 def prepare_hydra() -> None:
-    """Make known `${xlt_folder:…}`, which turns overrides into a folder's name, and our launcher, which Hydra by itself finds
-    in ordinary installations alone, not in editable ones."""
+    """Make known `${xlt_folder:…}`, which turns overrides into a folder's name, and our launcher and sweeper, which Hydra by
+    itself finds in ordinary installations alone, not in editable ones."""
     from hydra_plugins.xlt_launcher import XltLauncher
+    from hydra_plugins.xlt_sweeper import XltSweeper
 
     OmegaConf.register_new_resolver("xlt_folder", folder_name, replace=True)
     Plugins.instance().register(XltLauncher)
+    Plugins.instance().register(XltSweeper)
 
 
 def folder_name(overrides: str) -> str:

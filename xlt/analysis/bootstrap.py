@@ -81,23 +81,26 @@ def paired_test(
     Args:
         before, after: the counts of each run on the same examples, [examples, counts] each.
     """
-    sides = [np.stack(runs) for runs in (before, after)]
     if len(before) != len(after):
         raise ValueError("a paired test needs as many runs on one side as on the other")
+    sides = [np.stack(runs) for runs in (before, after)]
+    sums = [side.sum(axis=1, keepdims=True).astype(float) for side in sides]
+    differing = (sides[0] != sides[1]).any(axis=(0, 2))  # all others count the same on either side
+    moved = (sides[1] - sides[0])[:, differing].astype(float)
 
     def gain(totals: Sequence[np.ndarray]) -> np.ndarray:
         means = [_mean_score(metrics, metric, side) for side in totals]
         return means[1] - means[0]
 
-    whole = gain([side.sum(axis=1)[:, None] for side in sides])[0]
+    whole = gain(sums)[0]
     draw = np.random.default_rng(seed)
     examples, as_large = len(before[0]), 0
     at_once = max(1, _DRAWN_AT_ONCE // examples)
     for start in range(0, samples, at_once):
-        changed = draw.integers(2, size=(min(at_once, samples - start), examples)).astype(float)
+        changed = draw.integers(2, size=(min(at_once, samples - start), examples))[:, differing].astype(float)
+        moves = [changed @ run for run in moved]
         totals = [
-            [changed @ other + (1 - changed) @ own for own, other in zip(side, across, strict=True)]
-            for side, across in ((sides[0], sides[1]), (sides[1], sides[0]))
+            [total + sign * move for total, move in zip(side, moves, strict=True)] for side, sign in ((sums[0], 1), (sums[1], -1))
         ]
         as_large += int((np.abs(gain(totals)) >= abs(whole) - 1e-12).sum())
     return (as_large + 1) / (samples + 1)

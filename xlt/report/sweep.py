@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from xlt.record import Record
 from xlt.report.systems import System
-from xlt.runner import Record
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from xlt.analysis.bootstrap import mean_interval, paired_gain, paired_test
 from xlt.config import build
 from xlt.errors import UserError
-from xlt.runner import Record
+from xlt.record import Record
 from xlt.tasks.base import Task
 
 

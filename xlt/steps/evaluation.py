@@ -19,6 +19,7 @@ from xlt.languages import Language
 from xlt.methods.base import Module
 from xlt.provenance import surroundings
 from xlt.random import derive_seed, generator
+from xlt.record import PREDICTIONS, RECORD
 from xlt.steps.backbone import BackboneStep
 from xlt.steps.base import Step, Workbench
 from xlt.steps.composition import Branch, Composition, load_head
@@ -31,8 +32,6 @@ from xlt.tasks.base import Example, Prediction, Task
 _BOOTSTRAP_SAMPLES = 1000
 _TRAINING_FIGURES = ("trainable_parameters", "steps", "seconds_per_step", "best", "best_step", "tokens")
 _COSTS = ("seconds", "peak_memory_bytes", "energy_joules", "device")
-RECORD = "result.json"
-PREDICTIONS = "predictions.jsonl"
 
 
 @dataclass(frozen=True)

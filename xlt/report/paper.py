@@ -1,0 +1,120 @@
+"""Papers' tables by their names: what is printed, what the runs in a store scored, and which of them can be run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+import xlt.conf
+from xlt.analysis.published import tables as printed
+from xlt.cli import compose, explain, normalised
+from xlt.errors import UserError
+from xlt.paper import PaperTable, typed
+from xlt.report.cells import Text
+from xlt.report.comparison import Comparison, collect
+from xlt.report.gains import gains
+from xlt.report.records import Stores
+from xlt.report.table import Column, Row, Table
+from xlt.report.views import grid, listing, number
+
+_FOLDER = Path(next(iter(xlt.conf.__path__))) / "paper"
+
+
+def compared(
+    name: str, settings: Sequence[str] = (), stores: Sequence[Path] | None = None, as_list: bool = False, test: bool = True
+) -> list[Table]:
+    """A table beside the scores of the runs in some stores, a part of it after the other.
+
+    Args:
+        name: `gurgurov2025/table15`.
+        settings: as on the command line of its sweep.
+        stores: folders; that of the settings if None.
+        as_list: a row for each cell instead of the paper's shape.
+        test: whether gains over the baseline are tested.
+
+    Raises:
+        UserError: an unknown table or setting, or a folder that is no store.
+    """
+    table = read(name, settings)
+    if table.waits_for:
+        return [printed_alone(name, f"Not to be run yet: it waits for {table.waits_for}.")]
+    comparison = compare(table, settings, stores)
+    tested = gains(comparison) if test else {}
+    return [listing(comparison, tested)] if as_list else [grid(comparison, block, tested) for block in comparison.blocks]
+
+
+def read(name: str, settings: Sequence[str] = ()) -> PaperTable:
+    """The sweep behind a table with what was given on the command line.
+
+    Raises:
+        UserError: an unknown table or setting.
+    """
+    own = [text for text in settings if text.lstrip("+~").startswith("paper.")]
+    try:
+        config = compose([f"+paper={name}", *own])
+        given = typed(OverridesParser.create().parse_overrides([text for text in settings if text not in own]))
+    except Exception as error:
+        if (message := explain(error, settings)) is None:
+            raise
+        raise UserError(message) from error
+    several = [key for key, values in given.items() if len(values) > 1 and key in ("model", "task", "train")]
+    if several:
+        raise UserError(f"A table shows one {several[0]} at a time: choose one of {', '.join(given[several[0]])}.")
+    return PaperTable.from_config(config.paper).given(given)
+
+
+def compare(table: PaperTable, settings: Sequence[str] = (), stores: Sequence[Path] | None = None) -> Comparison:
+    """What the runs in some stores scored in the cells of a table."""
+    representatives = {(job.block, job.column): job for job in reversed(table.jobs)}.values()
+    try:
+        configs = {job: compose(normalised(job.overrides())) for job in representatives}
+    except Exception as error:
+        if (message := explain(error, settings)) is None:
+            raise
+        raise UserError(message) from error
+    if stores is None:
+        paths = next(iter(configs.values())).paths
+        stores = [Path(paths.store or Path(paths.outputs) / "store").expanduser()]
+        if not stores[0].is_dir():
+            raise UserError(
+                f"There are no runs yet: {stores[0]} is not there. Name a store with --store, or run the table first."
+            )
+    published = printed.table(table.name) if table.name in printed.names() else None
+    return collect(table, published, Stores(stores), configs)
+
+
+def printed_alone(name: str, remark: str = "") -> Table:
+    """A table's printed numbers, languages down and settings across."""
+    published = printed.table(name)
+    names = [label for label in printed.LABELS if len({getattr(row, label) for row in published.rows}) > 1]
+    heads = [
+        Column("lang"),
+        *(Column(" ".join(filter(None, (getattr(row, label) for label in names)))) for row in published.rows),
+    ]
+    averages = list(dict.fromkeys(key for row in published.rows for key in row.averages))
+    single = [printed.VALUE] if any(row.value for row in published.rows) else []
+    rows = [
+        Row((Text(key), *(number(row.languages.get(key) or row.averages.get(key) or (row.value if key in single else None))
+                          for row in published.rows)), ruled=key == (averages or [None])[0])
+        for key in (*published.languages, *averages, *single)
+    ]  # fmt: skip
+    return Table(name, tuple(heads), tuple(rows), tuple(filter(None, (f"Published: {published.source}.", remark))))
+
+
+def names() -> list[str]:
+    """The tables of conf/paper."""
+    return sorted(file.relative_to(_FOLDER).with_suffix("").as_posix() for file in _FOLDER.glob("*/table*.yaml"))
+
+
+def overview() -> str:
+    """All tables: those that can be run with what they are, the others with what they wait for."""
+    lines = []
+    for name in names():
+        text = (_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+        title = next(line for line in text.splitlines() if line.startswith("#") and "@package" not in line).lstrip("# ")
+        waits = yaml.safe_load(text).get("waits_for")
+        lines.append(f"{name:24}{title}{f' (waits for {waits})' if waits else ''}")
+    return "\n".join(lines)
