@@ -141,7 +141,7 @@ def runtime_of(experiment: Experiment, device: torch.device, overrides: list[str
     return Runtime(
         device, flops_per_second(device), experiment.hub, experiment.languages, experiment.tracker, command(overrides),
         tracker_folder=Path(experiment.settings.paths.outputs) / "tracker",
-        record=_story(experiment),
+        record={**_story(experiment), "overrides": list(overrides)},
     )  # fmt: skip
 
 

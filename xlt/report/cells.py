@@ -18,11 +18,13 @@ class Cell(ABC):
         bold: stands out, the best of its row for one.
         mark: a sign behind it, whose meaning the table's remarks give.
         notes: footnotes; the table numbers them.
+        runs: fingerprints of the records behind it; HTML keeps them as `data-runs`.
     """
 
     bold: bool = False
     mark: str = ""
     notes: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
 
     @abstractmethod
     def text(self) -> str:

@@ -46,6 +46,36 @@ def compared(
     return [listing(comparison, tested)] if as_list else [grid(comparison, block, tested) for block in comparison.blocks]
 
 
+def with_runs(store: Path, asked: Sequence[str] | None = None, test: bool = True) -> list[Table]:
+    """The tables that some run in a store belongs to.
+
+    Args:
+        asked: these tables instead of all, each with settings behind its name, `gurgurov2025/table15 lang=mt`; shown in any case.
+        test: whether gains over the baseline are tested.
+
+    Raises:
+        UserError: an unknown table or setting.
+    """
+    if not (store / "evaluation").is_dir():
+        return []
+    found = []
+    for text in names() if asked is None else asked:
+        name, *settings = text.split()
+        table = read(name, settings)
+        if table.waits_for:
+            continue
+        comparison = compare(table, settings, [store])
+        if comparison.cells or asked is not None:
+            tested = gains(comparison) if test else {}
+            found += [grid(comparison, block, tested) for block in comparison.blocks]
+    return found
+
+
+def names() -> list[str]:
+    """All tables of conf/paper, `gurgurov2025/table15`."""
+    return sorted(file.relative_to(_FOLDER).with_suffix("").as_posix() for file in _FOLDER.glob("*/table*.yaml"))
+
+
 def read(name: str, settings: Sequence[str] = ()) -> PaperTable:
     """The sweep behind a table with what was given on the command line.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -45,7 +47,7 @@ class System:
     records: Sequence[Record]
 
     def __post_init__(self) -> None:
-        if any(not np.array_equal(ids, self._ids[0]) for ids in self._ids[1:]):
+        if not all(_on_same_examples(self.records[0], record) for record in self.records[1:]):
             raise UserError("These runs were not evaluated on the same test examples, so they cannot be averaged.")
 
     @property
@@ -76,7 +78,7 @@ class System:
     @cached_property
     def task(self) -> Task:
         """The task, which knows what its scores are made of."""
-        return build(OmegaConf.create(self.records[0]["config"]["task"]), "task", Task)
+        return _task(json.dumps(self.records[0]["config"]["task"]))
 
     @cached_property
     def counts(self) -> list[np.ndarray]:
@@ -86,6 +88,13 @@ class System:
             rows = record.predictions()
             result.append(self.task.counts([row["gold"] for row in rows], [row["predicted"] for row in rows]))
         return result
+
+    def mean_gain_over(self, baseline: System) -> float | None:
+        """The mean of `gain_over`, from the scores alone; None if they have no seed in common."""
+        theirs = {record["seed"]: score for record, score in zip(baseline.records, baseline.scores, strict=True)}
+        pairs = zip(self.records, self.scores, strict=True)
+        gains = [score - theirs[record["seed"]] for record, score in pairs if record["seed"] in theirs]
+        return statistics.fmean(gains) if gains else None
 
     def gain_over(self, baseline: System, test: bool = True) -> Gain | None:
         """What this system gains over another one; None if they have no seed in common.
@@ -101,13 +110,60 @@ class System:
         seeds = tuple(seed for seed in ours if seed in theirs)
         if not seeds:
             return None
-        if not np.array_equal(self._ids[0], baseline._ids[0]):
+        if not _on_same_examples(self.records[0], baseline.records[0]):
             raise UserError("The two systems were not evaluated on the same test examples, so they cannot be compared in pairs.")
         sides = [theirs[seed] for seed in seeds], [ours[seed] for seed in seeds]
         mean, interval = paired_gain(self.task.metrics, *sides, self.metric)
         probability = paired_test(self.task.metrics, *sides, self.metric) if test else 1.0
         return Gain(mean, interval, probability, seeds)
 
-    @cached_property
-    def _ids(self) -> list[list[str]]:
-        return [[row["id"] for row in record.predictions()] for record in self.records]
+
+def systems_of(records: Iterable[Record]) -> list[System]:
+    """Runs that differ in their seed alone put together, in the order of their seeds."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(_identity(record, without_modules=False), []).append(record)
+    return [System(sorted(runs, key=lambda record: record["seed"])) for runs in groups.values()]
+
+
+def baselines_of(systems: Sequence[System]) -> dict[int, int]:
+    """Which system is the same without language modules, of each that has one: places among the systems."""
+    identities = [_identity(system.records[0], without_modules=True) for system in systems]
+    plain = {key: place for place, key in enumerate(identities) if systems[place].records[0]["method"] is None}
+    return {place: plain[key] for place, key in enumerate(identities) if plain.get(key, place) != place}
+
+
+@lru_cache(maxsize=256)
+def _task(settings: str) -> Task:
+    """The task of settings in JSON; many systems have the same."""
+    return build(OmegaConf.create(settings), "task", Task)
+
+
+def _identity(record: Record, without_modules: bool) -> str:
+    """What an evaluation is of, but for the seed of the run, and if wanted without its language modules."""
+
+    def plain(step: Mapping[str, Any]) -> dict[str, Any]:
+        inputs = step["inputs"].items()
+        kept = {role: plain(inner) for role, inner in inputs if not (without_modules and inner["kind"] == "language_module")}
+        fields = dict(step["fields"])
+        if step["kind"] == "task_module":
+            for name in {"seed", "sources"} & fields.keys():  # what a task module learns from may be drawn with its seed
+                fields[name] = _seedless({name: fields[name]}, record["seed"])[name]
+        return {**step, "fields": fields, "inputs": kept}
+
+    return json.dumps(plain(record["payload"]), sort_keys=True)
+
+
+def _seedless(value: Any, seed: int) -> Any:
+    """With a word in the place of each seed that is the run's."""
+    if isinstance(value, Mapping):
+        return {name: "run's" if (name, inner) == ("seed", seed) else _seedless(inner, seed) for name, inner in value.items()}
+    return [_seedless(inner, seed) for inner in value] if isinstance(value, list) else value
+
+
+def _on_same_examples(first: Record, second: Record) -> bool:
+    """Whether the same step made both test sets; if not, whether they have the same ids."""
+    made = [record["payload"]["inputs"].get("test_examples") for record in (first, second)]
+    if made[0] is not None and made[0] == made[1]:
+        return True
+    return [row["id"] for row in first.predictions()] == [row["id"] for row in second.predictions()]

@@ -126,15 +126,16 @@ class Table:
         return "\n".join([*lines, r"\end{table}"]) + "\n"
 
     def html(self) -> str:
-        """A `<table>` with a caption; cells of numbers have the whole value as `data-value`."""
+        """A `<table>` with a caption; cells of numbers have the whole value as `data-value`, those of runs these as `data-runs`."""
 
         def shown(cell: Cell) -> str:
             text = html.escape(cell.text())
             notes = "".join(f"<sup>{self.footnotes.index(note) + 1}</sup>" for note in cell.notes)
             inner = f"{f'<b>{text}</b>' if cell.bold else text}{html.escape(cell.mark)}{notes}"
             value = f' data-value="{cell.value}"' if isinstance(cell, Number) else ""
+            runs = f' data-runs="{html.escape(" ".join(cell.runs))}"' if cell.runs else ""
             kind = type(cell).__name__.lower()
-            return f'<td class="{kind}"{value}>{inner}</td>'
+            return f'<td class="{kind}"{value}{runs}>{inner}</td>'
 
         lines = ["<table>", f"<caption>{html.escape(self.title)}</caption>", "<thead>"]
         if any(column.group for column in self.columns):

@@ -71,7 +71,8 @@ def _ours(comparison: Comparison, place: Place, cell: Ours, tested: Tested | Non
     seeds, wanted = len(cell.records), comparison.seeds(place[0])
     notes = (f"{seeds} of {wanted} seeds",) if seeds < wanted else ()
     mark = _MARK if tested and tested.probability < SIGNIFICANT else ""
-    return Number(cell.mean, 2, cell.deviation, mark=mark, notes=notes)
+    runs = tuple(record["fingerprint"] for record in cell.records.values())
+    return Number(cell.mean, 2, cell.deviation, mark=mark, notes=notes, runs=runs)
 
 
 def _average_pair(comparison: Comparison, block: str, column: str, name: str) -> tuple[Cell, Cell]:
