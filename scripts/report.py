@@ -22,7 +22,9 @@ def main() -> None:
     """Parse the command line and do it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", help="paths.outputs=FOLDER and other paths")
-    parser.add_argument("--table", action="append", help="a table and settings of its sweep, in quotes; all that have runs by default")
+    parser.add_argument(
+        "--table", action="append", help="a table and settings of its sweep, in quotes; all that have runs by default"
+    )
     arguments = parser.parse_args()
     try:
         paths = compose(arguments.settings).paths

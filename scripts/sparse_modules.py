@@ -32,10 +32,10 @@ from xlt.backbones.backbone import Backbone
 from xlt.errors import UserError
 from xlt.methods.sparse import SparseFineTuning
 from xlt.methods.sparse_files import COMPOSABLE_SFT, Stored, is_sparse, read
+from xlt.record import Record
 from xlt.report.figures import bars, heat_maps
 from xlt.report.interference import grids
 from xlt.report.sweep import aligned
-from xlt.runner import Record
 from xlt.steps.composition import HEAD
 
 

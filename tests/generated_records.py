@@ -86,7 +86,10 @@ class Generated:
                          for role in (["language_module"] if module else []) + ["task_module"]},
             **changes,
         }  # fmt: skip
-        files = {"predictions.jsonl": "".join(json.dumps(row) + "\n" for row in rows), "result.json": json.dumps(record, indent=1)}
+        files = {
+            "predictions.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+            "result.json": json.dumps(record, indent=1),
+        }
         folder = self._write("evaluation", label, evaluation, files, {"metric": "macro_f1", "metrics": record["metrics"]})
         copy = self.outputs / "sweeps" / f"lang={lang},method={method},model={model},seed={seed}" / "result.json"
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +111,12 @@ class Generated:
         self._write(kind, label, payload, {"training.json": json.dumps(result)}, summary={**_FIGURES, "best": best})
 
     def _write(
-        self, kind: str, label: str, payload: Mapping[str, Any], contents: Mapping[str, str], summary: Mapping[str, Any] | None = None
+        self,
+        kind: str,
+        label: str,
+        payload: Mapping[str, Any],
+        contents: Mapping[str, str],
+        summary: Mapping[str, Any] | None = None,
     ) -> Path:
         digest = fingerprint(payload)
         folder = self.outputs / "store" / kind / f"{label}-{digest[:16]}"
@@ -116,7 +124,10 @@ class Generated:
             folder.mkdir(parents=True)
             for name, content in contents.items():
                 (folder / name).write_text(content, encoding="utf-8")
-            sums = {name: {"bytes": len(text.encode()), "sha256": sha256(text.encode()).hexdigest()} for name, text in contents.items()}
+            sums = {
+                name: {"bytes": len(text.encode()), "sha256": sha256(text.encode()).hexdigest()}
+                for name, text in contents.items()
+            }
             manifest = {"kind": kind, "label": label, "fingerprint": digest, "payload": payload, "files": sums,
                         "summary": summary or {}, "provenance": {**_MACHINE, **_COSTS}}  # fmt: skip
             (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
@@ -146,7 +157,19 @@ def _card(size: int) -> dict[str, Any]:
 def generate(outputs: Path, count: int, languages: Sequence[str]) -> None:
     """Runs of several models, methods, languages and three seeds, until there are so many."""
     generated = Generated(outputs)
-    methods = ("none", "seq_bn", "seq_bn_inv", "lora", "ia3", "double_seq_bn", "par_bn", "prefix_tuning", "full", "bitfit", "lt_sft")
+    methods = (
+        "none",
+        "seq_bn",
+        "seq_bn_inv",
+        "lora",
+        "ia3",
+        "double_seq_bn",
+        "par_bn",
+        "prefix_tuning",
+        "full",
+        "bitfit",
+        "lt_sft",
+    )
     places = [(lang, model, method, seed) for lang in languages for model in ("mbert", "xlmr", "miniature") for method in methods
               for seed in range(3)]  # fmt: skip
     for lang, model, method, seed in places[:count]:

@@ -25,9 +25,9 @@ from xlt.methods.formats import method_of_folder
 from xlt.methods.sparse import SparseModule
 from xlt.methods.sparse_files import COMPOSABLE_SFT, Stored, read_composable_sft
 from xlt.random import generator
+from xlt.record import Record
 from xlt.report.figures import bars, heat_maps
 from xlt.report.interference import grids
-from xlt.runner import Record
 from xlt.steps.composition import HEAD
 
 

@@ -14,7 +14,8 @@ from xlt import cli
 from xlt.backbones.backbone import Backbone
 from xlt.errors import UserError
 from xlt.experiment import Experiment, choose_device, open_store
-from xlt.runner import Record, Session, run_experiment, runtime_of
+from xlt.record import Record
+from xlt.runner import Session, run_experiment, runtime_of
 from xlt.steps.evaluation import EvaluationStep
 from xlt.store import Artifact
 

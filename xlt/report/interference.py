@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from xlt.errors import UserError
+from xlt.record import Record
 from xlt.report.systems import System
-from xlt.runner import Record
 
 _SIZES = {"density": 1, "count": 1, "reduction_factor": -1}  # what says how many weights are chosen, and whether more is more
 

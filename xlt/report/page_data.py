@@ -57,9 +57,7 @@ class Numbered:
         return self._numbers[key]
 
 
-def copies_of(
-    outputs: Path, records: Iterable[Record], refused: Iterable[Refused]
-) -> tuple[dict[str, list[str]], list[Refused]]:
+def copies_of(outputs: Path, records: Iterable[Record], refused: Iterable[Refused]) -> tuple[dict[str, list[str]], list[Refused]]:
     """The run folders of records, by fingerprint and relative to `outputs`; and the copies there that are not what was stored.
 
     Args:
