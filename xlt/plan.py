@@ -12,7 +12,10 @@ from xlt.steps.audit import readable_time, training_seconds
 from xlt.steps.base import Estimate, Step
 from xlt.store import Artifact, Store
 
-_KINDS = ("assertions", "text", "tokenizer", "tokens", "backbone", "examples", "language_module", "task_module", "evaluation")
+_KINDS = (
+    "assertions", "text", "tokenizer", "tokens", "backbone", "examples", "translator", "translated_examples", "language_module",
+    "task_module", "evaluation",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
