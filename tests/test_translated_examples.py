@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import random
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import sentence
+from test_kill import Fuse, Killed
 from word_translators import Reversing
 
 from xlt import cli
@@ -53,6 +57,11 @@ def translation(
 def realised(experiment: Experiment, step: Any) -> Artifact:
     session = Session(open_store(experiment.settings), "auto", runtime_of(experiment, torch.device("cpu"), []))
     return session.realise(step)
+
+
+@pytest.fixture
+def fuse(monkeypatch: pytest.MonkeyPatch) -> Fuse:
+    return Fuse(monkeypatch)
 
 
 @pytest.fixture
@@ -216,6 +225,39 @@ def test_a_translation_that_broke_down_goes_on_where_it_was(overrides: list[str]
     found = [example["text"] for split in step.splits for example in read_examples(artifact, split)]
     assert found == [" ".join(f"{word}mt" for word in reversed(text.split())) for text in texts]
     assert not list((open_store(whole.settings).root / ".work").iterdir()), "the lots go when the artifact is there"
+
+
+@pytest.mark.usefixtures("lots_of_ten")
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_translation_that_was_killed_again_and_again_translates_no_finished_lot_twice(
+    overrides: list[str], fuse: Fuse, seed: int
+) -> None:
+    """Killed at any write, it ends as one that was left alone."""
+    experiment = experiment_of(overrides, REVERSING)
+    step, draw, kills = translation(experiment), random.Random(seed), 0
+    original = realised(experiment, step.original)
+    texts = [example["text"] for split in step.splits for example in read_examples(original, split)]
+    lots = {
+        f"{hashlib.sha256(json.dumps(lot).encode()).hexdigest()}.json": lot
+        for lot in (texts[i : i + 10] for i in range(0, 72, 10))
+    }
+    work = open_store(experiment.settings).root / ".work"
+    while True:
+        Reversing.given.clear()
+        kept = {text for file in work.rglob("*.json") for text in lots.get(file.name, ())}
+        fuse.length = draw.randint(3, 9)
+        try:
+            artifact = realised(experiment, step)
+            break
+        except Killed:
+            kills += 1
+        assert kept.isdisjoint(Reversing.given)
+        fuse.length = sys.maxsize
+    assert kills >= 4
+    assert kept, "no kill came after a lot: this shows nothing"
+    assert kept.isdisjoint(Reversing.given)
+    found = [example["text"] for split in step.splits for example in read_examples(artifact, split)]
+    assert found == [" ".join(f"{word}mt" for word in reversed(text.split())) for text in texts]
 
 
 @pytest.mark.usefixtures("lots_of_ten")
