@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from word_translators import Reversing
 from xlt.cli import compose
 from xlt.config import build
 from xlt.errors import UserError
+from xlt.hub import Hub
 from xlt.languages import load_languages
 from xlt.tasks.base import Example, LearntTask, Task
 from xlt.tasks.words import split_words
@@ -155,6 +157,22 @@ def test_answers_move_with_their_words() -> None:
     assert found["question"] == "livemt? Adamt doesmt Wheremt"
     assert (found["start"], found["answers"]) == (found["context"].index("Rome"), ["Romemt"])
     assert through(task("squad"), QUESTION, lambda texts: Reversing("r", loses="old").translate(texts, YORUBA, MALTESE)) is None
+
+
+# ---- real data
+
+
+@pytest.mark.parametrize(
+    ("name", "language", "split"), [("masakhaner", "yo", "train"), ("masakhaner", "sw", "test"), ("xquad", "de", "test")]
+)
+def test_labels_of_real_data_come_back_exactly(name: str, language: str, split: str, shared: Path, tmp_path: Path) -> None:
+    """All examples, by marks and without a translation."""
+    of, hub = task(name), Hub(shared / "mirror", tmp_path)
+    examples = of.examples(LANGUAGES.find(language), LANGUAGES, hub)[split]
+    assert len(examples) > 400
+    for example in examples:
+        own = {"language": "mt"} if name == "xquad" else {}
+        assert through(of, example, list) == {**example, **own}
 
 
 # ---- which tasks can be translated

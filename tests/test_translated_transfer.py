@@ -166,6 +166,12 @@ def test_records_name_how_labels_came(overrides: list[str]) -> None:
     assert ids[0] == ids[1], "comparable example by example"
 
 
+def test_cards_tell_translated_labels_from_others(overrides: list[str]) -> None:
+    record = xlt.run(*overrides, *SHOTS, "shots=3", "method=none", "train.task.epochs=1")
+    text = (made(record, "task_module").folder / "README.md").read_text()
+    assert "| Task | topics in Yoruba, Maltese (translated from Yoruba by copying), Maltese |" in text
+
+
 def test_new_texts_are_translated_before_they_are_labelled(overrides: list[str], tmp_path: Path) -> None:
     """What was scored on translations is asked in the target language, as the test set was."""
     reversing = [

@@ -253,7 +253,7 @@ def _story(experiment: Experiment) -> dict[str, Any]:
         "transfer": transfer.name if evaluation.task_modules else None,
         "source": [language.key for language in experiment.sources] or None if evaluation.task_modules else None,
         "source_task": experiment.source_task.name if evaluation.task_modules and experiment.sources else None,
-        "translator": experiment.translator.name if evaluation.task_modules and transfer.uses_translator else None,
+        "translator": experiment.translator.label if evaluation.task_modules and transfer.uses_translator else None,
         "shots": settings.shots if evaluation.task_modules and transfer.uses_shots else None,
         "seed": settings.seed,
         "language_seed": settings.language.seed if trained else None,

@@ -29,6 +29,11 @@ class ExamplesStep(Step):
     task: Task
     language: Language
 
+    @property
+    def wording(self) -> str:
+        """The language of the texts, for people."""
+        return self.language.name
+
     @abstractmethod
     def preparation(
         self, realise: Callable[[Step], Artifact], device: torch.device

@@ -60,6 +60,10 @@ class TranslatedExamplesStep(ExamplesStep):
     def label(self) -> str:
         return f"{self.original.label}-to-{self.language.key}-{self.translator.label}"
 
+    @property
+    def wording(self) -> str:
+        return f"{self.language.name} (translated from {self.original.language.name} by {self.translator.label})"
+
     def fields(self) -> dict[str, Any]:
         projection = {"projection": self.projection} if self.projection else {}
         return {"source": self.original.language.key, "lang": self.language.key, "splits": list(self.splits), **projection}

@@ -25,6 +25,11 @@ class Translator(ABC):
 
     name: str = setting("translator", is_name=True, identity=False)
 
+    @property
+    def label(self) -> str:
+        """Its name in records."""
+        return self.name
+
     @abstractmethod
     def draw(self, experiment: Experiment, source: Language, target: Language) -> TranslatorStep:
         """Its part of the graph: the step whose artifact translates from one language into another.
