@@ -34,6 +34,7 @@ from xlt.steps.base import Step
 from xlt.steps.evaluation import EvaluationStep
 from xlt.steps.examples import DataSetExamplesStep, ExamplesStep
 from xlt.steps.language_module import LanguageModuleStep, ReadyMadeModuleStep
+from xlt.steps.parallel_text import ParallelTextStep
 from xlt.steps.task_module import Labels, TaskModuleStep
 from xlt.steps.text import TextStep
 from xlt.steps.tokens import TokensStep
@@ -45,6 +46,7 @@ from xlt.training.settings import Training
 from xlt.training.tracking import Tracker
 from xlt.transfer import Transfer
 from xlt.translation.base import Translator
+from xlt.translation.parallel_text import ParallelText
 from xlt.translation.projection import check_translatable
 
 READY_MADE = Path(__file__).with_name("miniature") / "artifacts"
@@ -52,10 +54,10 @@ READY_MADE = Path(__file__).with_name("miniature") / "artifacts"
 
 _COMPONENTS: dict[str, type] = {
     "world": World, "model": Model, "method": Method, "task_method": Method, "data": TextSource, "transfer": Transfer,
-    "translator": Translator, "task": Task, "source_task": Task, "train": Training, "tracker": Tracker,
+    "translator": Translator, "parallel": ParallelText, "task": Task, "source_task": Task, "train": Training, "tracker": Tracker,
 }  # fmt: skip
 
-_OPTIONAL = ("source_task", "translator")
+_OPTIONAL = ("source_task", "translator", "parallel")
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ class Experiment:
     data: TextSource
     transfer: Transfer
     translator: Translator | None
+    parallel: ParallelText | None
     task: Task
     source_task: Task
     train: Training
@@ -176,7 +179,7 @@ class Experiment:
             name: build(config[name], name, expected) for name, expected in _COMPONENTS.items() if config.get(name) is not None
         }
         components.setdefault("source_task", components["task"])
-        components.setdefault("translator", None)
+        components = {"translator": None, "parallel": None, **components}
         for name in ("method", "task_method"):
             components[name] = components[name].compatible_with(settings.compat)
         mirror = settings.paths.mirror or os.environ.get("XLT_MIRROR") or None
@@ -310,7 +313,7 @@ class Experiment:
         if self.translator is None:
             raise UserError(
                 f"transfer={self.transfer.name} translates {examples.language.name} into {language.name}: say what does, for "
-                "example translator=nllb."
+                "example translator=nllb_600m."
             )
         translator = self.translator.draw(self, examples.language, language)
         return TranslatedExamplesStep(examples.task, language, examples.as_data(), translator, tuple(splits), projection)
@@ -381,6 +384,21 @@ class Experiment:
             check_near_duplicates()
         guards = tuple(self._guard(choices, language) for choices in corpus.guard)
         return TextStep(corpus, language, revision, seed, corpus.inputs(self.hub), guards)
+
+    def parallel_text(self, source: ParallelText | None, one: Language, other: Language) -> ParallelTextStep:
+        """The sentence pairs of two languages, in either order.
+
+        Args:
+            source: None: that of the run.
+
+        Raises:
+            UserError: the source does not have the pair, or there is none.
+        """
+        source = source or self.parallel
+        if source is None:
+            raise UserError(f"Say where parallel text of {one.name} and {other.name} is, for example parallel=opus100.")
+        one, other = sorted((one, other), key=lambda language: language.key)
+        return ParallelTextStep(source, (one, other), source.revision(one, other, self.languages, self.hub))
 
     def _guard(self, choices: str, language: Language) -> DataSetExamplesStep:
         """The labelled examples of the run's task (`task`), or of another (`task=sib200`), to be kept out of what is learnt."""

@@ -25,9 +25,11 @@ _EXPORT = "refs/convert/parquet"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "tekken.json")
+_TOKENIZER_PATTERNS = (
+    "config.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 _MODEL_FILES = (
-    *_WEIGHTS, "config.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json",
-    "added_tokens.json", "model.safetensors.index.json", "pytorch_model.bin.index.json", "generation_config.json",
+    *_WEIGHTS, *_TOKENIZER_PATTERNS, "model.safetensors.index.json", "pytorch_model.bin.index.json", "generation_config.json",
 )  # fmt: skip
 _MODULE_FILES = (
     "adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin", "adapter_model.safetensors", "adapter_model.bin",
@@ -176,6 +178,10 @@ class Hub:
     def model_folder(self, source: Source) -> Path:
         """The folder with the model's files, downloaded if need be."""
         return source.folder or self._fetch(source, "model", list(_MODEL_FILES))
+
+    def tokenizer_folder(self, source: Source) -> Path | None:
+        """A folder with the tokenizer's files, downloaded if need be; None where the network may not be asked for them."""
+        return source.folder or self._fetch(source, "model", list(_TOKENIZER_PATTERNS))
 
     # ---- modules
 

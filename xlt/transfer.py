@@ -29,9 +29,6 @@ class Transfer(ABC):
     uses_shots: ClassVar[bool] = False
     """Whether it learns from a few examples of the target language (`shots=`)."""
 
-    uses_translator: ClassVar[bool] = False
-    """Whether labelled examples are translated (`translator=`)."""
-
     name: str = setting("transfer", is_name=True, identity=False)
 
     @abstractmethod

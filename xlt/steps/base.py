@@ -80,7 +80,7 @@ class Step(ABC):
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
-    external: ClassVar[bool] = False  # made elsewhere: located, not built, and not kept in the store
+    external: ClassVar[bool] = False  # made elsewhere, or a view of its inputs: located, not built, and not kept in the store
 
     @property
     @abstractmethod
@@ -110,6 +110,16 @@ class Step(ABC):
     @abstractmethod
     def build(self, bench: Workbench) -> None:
         """Make the artifact's files in `bench.folder`."""
+
+    def locate(self, inputs: Mapping[str, Artifact]) -> Artifact:
+        """Where the files of an external step are."""
+        raise AssertionError(f"{self.kind} {self.label} is built, not located")
+
+    def located(self, folder: Path, summary: Mapping[str, Any] | None = None) -> Artifact:
+        """A folder as this step's artifact."""
+        manifest = {"kind": self.kind, "label": self.label, "fingerprint": self.fingerprint, "payload": self.payload,
+                    "files": {}, "summary": summary or {}, "provenance": {}}  # fmt: skip
+        return Artifact(folder, manifest)
 
     def estimate(self) -> Estimate:
         """What `build` costs, its inputs aside."""

@@ -4,7 +4,7 @@ target's before they are scored."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from xlt.config import setting
 from xlt.errors import UserError
@@ -29,8 +29,6 @@ class TranslateTrain(MultiSource):
         with_source: False leaves the examples that are not translated out.
         projection: how labels on spans of a text are found again in its translation.
     """
-
-    uses_translator: ClassVar[bool] = True
 
     targets: str = setting("one", one_of=("one", "all"))
     with_source: bool = setting(True)
@@ -75,8 +73,6 @@ class FewShotTranslate(FewShot, TranslateTrain):
 class TranslateTest(ZeroShot):
     """`transfer=translate_test`: the target's test examples are translated into the source's language, and scored there with its
     language module by the task module that was learnt in it."""
-
-    uses_translator: ClassVar[bool] = True
 
     def verify(self, where: str) -> None:
         """Called by the configuration check."""
