@@ -23,7 +23,6 @@ from xlt.experiment import Experiment, open_store
 from xlt.plan import Plan
 from xlt.runner import Session, runtime_of
 from xlt.steps import translated_examples
-from xlt.steps.evaluation import EvaluationStep
 from xlt.steps.examples import read_examples
 from xlt.steps.translated_examples import TranslatedExamplesStep
 from xlt.store import Artifact
@@ -311,5 +310,15 @@ def test_the_plan_shows_it(overrides: list[str]) -> None:
     (line,) = [cells for cells in lines if cells and cells[0] == "translated_examples"]
     assert line[1:5] == ["topics-yo-to-mt-copying", "1", "miss", "3.2e+04"], "16 tokens read and 16 written of 1,000 examples"
     assert [cells[0] for cells in lines if cells].index("translator") < lines.index(line)
-    (evaluation,) = experiment.evaluations
-    assert isinstance(evaluation, EvaluationStep)
+
+
+def test_the_estimate_counts_the_translator(tmp_path: Path) -> None:
+    """A parameter an operation: 16 tokens read and as many written of each of 1,000 texts."""
+    config = cli.compose(
+        ["model=miniature", "task=mini_topic", "lang=qad", "source=qaa", "transfer=zero_shot", "translator=mini_translator",
+         f"paths.outputs={tmp_path}"]
+    )  # fmt: skip
+    step = translation(Experiment.from_config(config))
+    estimate = step.estimate()
+    assert estimate.tokens == 2 * 1000 * 16
+    assert estimate.flops == estimate.tokens * step.translator.model.estimate().trainable

@@ -7,7 +7,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import torch
@@ -52,6 +52,16 @@ class TranslationModelStep(Step):
     def label(self) -> str:
         return self.name
 
+    @property
+    @abstractmethod
+    def architecture(self) -> Mapping[str, Any] | None:
+        """`model_type` and sizes, as in config.json; None where they cannot be known yet."""
+
+    @property
+    def size(self) -> int | None:
+        """How many parameters the model has; None where that cannot be known yet."""
+        return None if self.architecture is None else _size(json.dumps(dict(self.architecture)))
+
 
 @dataclass(frozen=True)
 class PretrainedTranslationModelStep(TranslationModelStep):
@@ -68,6 +78,10 @@ class PretrainedTranslationModelStep(TranslationModelStep):
     @property
     def origin(self) -> dict[str, Any]:
         return self.fields()["model"]
+
+    @property
+    def architecture(self) -> Mapping[str, Any] | None:
+        return self.hub.model_config(self.source)
 
     def locate(self, inputs: Mapping[str, Artifact]) -> Artifact:
         return self.located(self.hub.model_folder(self.source))
@@ -209,11 +223,12 @@ class ScratchTranslationModelStep(TrainedTranslationModelStep):
             net = AutoModelForSeq2SeqLM.from_config(config_from_shape({**self.shape, **_ids(tokenizer)}))
         return TranslationModel(net, tokenizer, self.tokens)
 
+    @property
+    def architecture(self) -> Mapping[str, Any]:
+        return {**self.shape, "vocab_size": self.tokenizer.vocabulary_size}
+
     def estimate(self) -> Estimate:
-        with torch.device("meta"):
-            sizes = {**self.shape, "vocab_size": self.tokenizer.vocabulary_size}
-            net = AutoModelForSeq2SeqLM.from_config(config_from_shape(sizes))
-        return Estimate(trainable=sum(parameter.numel() for parameter in net.parameters()))
+        return Estimate(trainable=self.size)
 
 
 @dataclass(frozen=True)
@@ -239,6 +254,10 @@ class AdaptedTranslationModelStep(TrainedTranslationModelStep):
 
     def inputs(self) -> dict[str, Step]:
         return {"model": self.model, **super().inputs()}
+
+    @property
+    def architecture(self) -> Mapping[str, Any] | None:
+        return self.model.architecture
 
     def begin(self, inputs: Mapping[str, Artifact], seed: int) -> TranslationModel:
         opened = TranslationModel.open(inputs["model"].folder, {})
@@ -289,6 +308,13 @@ class TranslatorTokenizerStep(Step):
         wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=languages, **_SPECIAL_TOKENS)
         wrapped.save_pretrained(bench.folder)
         bench.summary["vocabulary"] = len(wrapped)
+
+
+@lru_cache
+def _size(shape: str) -> int:
+    with torch.device("meta"):
+        net = AutoModelForSeq2SeqLM.from_config(config_from_shape(json.loads(shape)))
+    return sum(parameter.numel() for parameter in net.parameters())
 
 
 def _ids(tokenizer: Any) -> dict[str, int]:

@@ -10,6 +10,7 @@ import torch
 
 from xlt.config import identity
 from xlt.steps.base import Step, Workbench
+from xlt.steps.translation_model import TranslationModelStep
 from xlt.store import Artifact
 from xlt.translation.base import OpenTranslator, TranslatorStep
 from xlt.translation.decoding import Decoding, SequenceToSequence
@@ -27,13 +28,18 @@ class SequenceToSequenceStep(TranslatorStep):
 
     external: ClassVar[bool] = True
 
-    model: Step
+    model: TranslationModelStep
     tokens: Tokens
     decoding: Decoding
 
     @property
     def label(self) -> str:
         return self.model.label
+
+    @property
+    def flops_per_token(self) -> float:
+        """2 FLOPs a weight, of which a token that is read meets about half, the encoder's, and one that is written the others."""
+        return float(self.model.size or 0)
 
     def fields(self) -> dict[str, Any]:
         return {"tokens": dict(self.tokens), "decoding": identity(self.decoding)}
