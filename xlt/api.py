@@ -69,7 +69,7 @@ def load(record: Record | Mapping[str, Any] | str | Path, device: str = "auto") 
     runtime = runtime_of(experiment, choose_device(experiment.settings), [])
     session = Session(open_store(experiment.settings), "only_cached", runtime)
     artifacts = {role: session.realise(inner) for role, inner in step.inputs().items()}
-    return Predictor(step, artifacts, runtime.device, step.examples.preparation(session.realise, runtime.device))
+    return Predictor(step, artifacts, runtime.device, step.preparation(session.realise, runtime.device))
 
 
 class Predictor:

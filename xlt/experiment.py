@@ -31,7 +31,7 @@ from xlt.methods.none import NoAdaptation
 from xlt.miniature.world import World
 from xlt.steps.backbone import BackboneStep, PretrainedBackboneStep, ScratchBackboneStep, TokenizerStep
 from xlt.steps.base import Step
-from xlt.steps.evaluation import EvaluationStep
+from xlt.steps.evaluation import EvaluationStep, ScoringStep
 from xlt.steps.examples import DataSetExamplesStep, ExamplesStep
 from xlt.steps.language_module import LanguageModuleStep, ReadyMadeModuleStep
 from xlt.steps.parallel_text import ParallelTextStep
@@ -45,7 +45,7 @@ from xlt.tasks.data import SPLITS
 from xlt.training.settings import Training
 from xlt.training.tracking import Tracker
 from xlt.transfer import Transfer
-from xlt.translation.base import Translator
+from xlt.translation.base import Translator, TranslatorStep
 from xlt.translation.parallel_text import ParallelText
 from xlt.translation.projection import check_translatable
 
@@ -187,18 +187,19 @@ class Experiment:
         languages = load_languages(settings.paths.languages)
         invented = (row for row in components["world"].table_rows() if row["iso3"] not in languages.languages)
         languages = languages.with_rows(invented)  # a code that the user's own table gives to another language keeps that one
+        uses_sources = components["transfer"].uses_sources or components["task"].uses_sources
         return cls(
             config=config,
             settings=settings,
             languages=languages,
             targets=_found(languages, settings.lang, "lang"),
-            sources=_found(languages, settings.source, "source") if components["transfer"].uses_sources else (),
+            sources=_found(languages, settings.source, "source") if uses_sources else (),
             hub=Hub(Path(mirror).expanduser() if mirror else None, store, online and not settings.plan),
             **components,
         )
 
     @cached_property
-    def evaluations(self) -> tuple[EvaluationStep, ...]:
+    def evaluations(self) -> tuple[ScoringStep, ...]:
         """The ends of the graph, one for each target language."""
         return tuple(self.task.draw_evaluation(self, language) for language in self.targets)
 
@@ -310,13 +311,24 @@ class Experiment:
         check_translatable(examples.task, projection)
         if examples.language == language:
             return examples
+        translator = self.translator_step(examples.language, language, f"transfer={self.transfer.name}")
+        return TranslatedExamplesStep(examples.task, language, examples.as_data(), translator, tuple(splits), projection)
+
+    def translator_step(self, source: Language, target: Language, who: str) -> TranslatorStep:
+        """The translator's part.
+
+        Args:
+            who: needs it, for the message.
+
+        Raises:
+            UserError: there is none, or it does not know one of the languages.
+        """
         if self.translator is None:
             raise UserError(
-                f"transfer={self.transfer.name} translates {examples.language.name} into {language.name}: say what does, for "
-                "example translator=nllb_600m."
+                f"{who} translates {source.name} into {target.name}: say what does, for example translator=nllb_600m. "
+                "translator=copying leaves every text as it is."
             )
-        translator = self.translator.draw(self, examples.language, language)
-        return TranslatedExamplesStep(examples.task, language, examples.as_data(), translator, tuple(splits), projection)
+        return self.translator.draw(self, source, target)
 
     def has_split(self, task: Task, language: Language, split: str) -> bool | None:
         """Whether there are examples of a language in a split; None where only the network knows."""

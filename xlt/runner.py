@@ -224,15 +224,16 @@ def closing_lines(records: Sequence[Record], experiment: Experiment, store: Stor
 
 
 def score_line(record: Mapping[str, Any]) -> str:
-    """`sib200 mt seq_bn_inv: macro_f1 0.512 [0.443, 0.581], accuracy …, 204 test examples`."""
+    """`sib200 mt seq_bn_inv: macro_f1 0.512 [0.443, 0.581], accuracy …, 204 test examples`; a translator's name stands in the
+    place of the method's."""
     main = record["metric"]
     names = [main, *(name for name in record["metrics"] if name != main)]
     scores = []
     for name in names:
         low, high = record["intervals"][name]
         scores.append(f"{name} {record['metrics'][name]:.3f} [{low:.3f}, {high:.3f}]")
-    method = record["method"] or "none"
-    return f"{record['task']} {record['lang']} {method}: {', '.join(scores)}, {record['test_size']} test examples"
+    method = record["method"] if record["model"] else record["translator"]
+    return f"{record['task']} {record['lang']} {method or 'none'}: {', '.join(scores)}, {record['test_size']} test examples"
 
 
 def command(overrides: list[str]) -> str:
@@ -245,17 +246,18 @@ def _story(experiment: Experiment) -> dict[str, Any]:
     """The fields of the record that the configuration determines; axes that are not used are None."""
     evaluation = experiment.evaluations[0]
     module, transfer = evaluation.language_module, experiment.transfer
+    translates = any(step.kind == "translator" for goal in experiment.evaluations for step in goal.ancestors().values())
+    uses_sources = bool(experiment.sources) and (bool(evaluation.task_modules) or experiment.task.uses_sources)
     trained = module if module and not module.external else None
     settings = experiment.settings
-    translates = any(step.kind == "translator" for goal in experiment.evaluations for step in goal.ancestors().values())
     return {
-        "model": experiment.model.label,
+        "model": experiment.model.label if evaluation.backbone else None,
         "method": module.method.name if module else None,
         "task_method": experiment.task_method.name if evaluation.task_modules else None,
         "data": experiment.data.name if trained else None,
         "task": experiment.task.name,
         "transfer": transfer.name if evaluation.task_modules else None,
-        "source": [language.key for language in experiment.sources] or None if evaluation.task_modules else None,
+        "source": [language.key for language in experiment.sources] if uses_sources else None,
         "source_task": experiment.source_task.name if evaluation.task_modules and experiment.sources else None,
         "translator": experiment.translator.label if translates else None,
         "shots": settings.shots if evaluation.task_modules and transfer.uses_shots else None,

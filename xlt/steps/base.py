@@ -115,11 +115,15 @@ class Step(ABC):
         """Where the files of an external step are."""
         raise AssertionError(f"{self.kind} {self.label} is built, not located")
 
-    def located(self, folder: Path, summary: Mapping[str, Any] | None = None) -> Artifact:
-        """A folder as this step's artifact."""
-        manifest = {"kind": self.kind, "label": self.label, "fingerprint": self.fingerprint, "payload": self.payload,
-                    "files": {}, "summary": summary or {}, "provenance": {}}  # fmt: skip
-        return Artifact(folder, manifest)
+    def located(self, folder: Path, like: Artifact | None = None) -> Artifact:
+        """A folder as this step's artifact.
+
+        Args:
+            like: an artifact whose story (summary, provenance) is this one's.
+        """
+        story = {name: like.manifest[name] if like else {} for name in ("summary", "provenance")}
+        manifest = {"kind": self.kind, "label": self.label, "fingerprint": self.fingerprint, "payload": self.payload, "files": {}}
+        return Artifact(folder, {**manifest, **story})
 
     def estimate(self) -> Estimate:
         """What `build` costs, its inputs aside."""

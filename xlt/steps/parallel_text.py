@@ -63,15 +63,14 @@ class ParallelTextStep(Step):
         card: dict[str, Any] = {"read": {}, "left_out": Counter()}
         pairs = {split: self._read(bench, split, card) for split in SPLITS if self.source.splits.get(split)}
         if "train" in pairs:
+            known = [{key(pair[side]) for split in pairs if split != "train" for pair in pairs[split]} for side in (0, 1)]
+            read = len(pairs["train"])
+            pairs["train"] = [pair for pair in pairs["train"] if not any(key(pair[side]) in known[side] for side in (0, 1))]
+            card["left_out"]["in held-out pairs"] = read - len(pairs["train"])
             for split in ("validation", "test"):
                 if split not in pairs:
                     size = min(getattr(self.source, split), int(_LARGEST_SHARE * len(pairs["train"])))
                     pairs[split] = _draw(pairs["train"], size, Draw(self.source.seed, "parallel text", split))
-            held_out = [pair for split in ("validation", "test") for pair in pairs[split]]
-            known = [{key(pair[side]) for pair in held_out} for side in (0, 1)]
-            train = [pair for pair in pairs["train"] if not any(key(pair[side]) in known[side] for side in (0, 1))]
-            card["left_out"]["in held-out pairs"] = len(pairs["train"]) - len(train)
-            pairs["train"] = train
         empty = [split for split in self.splits if not pairs[split]]
         if empty:
             raise UserError(

@@ -11,8 +11,7 @@ from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
+from transformers import AutoModelForSeq2SeqLM
 
 from xlt.backbones.backbone import config_from_shape, load_tokenizer
 from xlt.config import identity
@@ -22,11 +21,12 @@ from xlt.random import derive_seed, generator
 from xlt.steps.base import Estimate, Step, Workbench
 from xlt.steps.parallel_text import Pair, ParallelTextStep, read_pairs
 from xlt.steps.training import run_loop
+from xlt.steps.translator_tokenizer import TranslatorTokenizerStep
 from xlt.store import Artifact
 from xlt.training.batches import Batches
 from xlt.translation import scores
-from xlt.translation.decoding import Decoding, SequenceToSequence
-from xlt.translation.model import Tokens, TranslationModel, has_token
+from xlt.translation.decoding import Decoding, TransformersDecoder
+from xlt.translation.model import Tokens, TranslationModel, TranslationTokenizer, has_token
 from xlt.translation.settings import Adaptation, TranslationTraining
 from xlt.translation.training import Example, Translating, add_language, examples_of
 
@@ -36,8 +36,8 @@ Direction = tuple[Language, Language]
 """Source and target."""
 
 _EVALUATED_TOGETHER = 4096  # tokens
+_UNKNOWN_PAIRS = 10_000  # assumed while the parallel text has not been read
 _SHOWN = 10  # translations, in the summary
-_SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class TranslationModelStep(Step):
 
     @property
     @abstractmethod
-    def architecture(self) -> Mapping[str, Any] | None:
+    def shape(self) -> Mapping[str, Any] | None:
         """`model_type` and sizes, as in config.json; None where they cannot be known yet."""
 
     @property
-    def size(self) -> int | None:
-        """How many parameters the model has; None where that cannot be known yet."""
-        return None if self.architecture is None else _size(json.dumps(dict(self.architecture)))
+    def parameters(self) -> int | None:
+        """How many the model has; None where that cannot be known yet."""
+        return None if self.shape is None else _count(json.dumps(dict(self.shape), sort_keys=True))
 
 
 @dataclass(frozen=True)
@@ -72,16 +72,16 @@ class PretrainedTranslationModelStep(TranslationModelStep):
     source: Source
     hub: Hub
 
+    @property
+    def shape(self) -> Mapping[str, Any] | None:
+        return self.hub.model_config(self.source)
+
     def fields(self) -> dict[str, Any]:
         return {"model": self.hub.model_identity(self.source)}
 
     @property
     def origin(self) -> dict[str, Any]:
         return self.fields()["model"]
-
-    @property
-    def architecture(self) -> Mapping[str, Any] | None:
-        return self.hub.model_config(self.source)
 
     def locate(self, inputs: Mapping[str, Artifact]) -> Artifact:
         return self.located(self.hub.model_folder(self.source))
@@ -120,6 +120,13 @@ class TrainedTranslationModelStep(TranslationModelStep):
         """The parallel texts, each once."""
         return list({step.fingerprint: step for _, step in self.directions}.values())
 
+    def estimate(self) -> Estimate:
+        if self.parameters is None:
+            return Estimate()
+        loop = self.training.loop
+        tokens = loop.total_steps(_UNKNOWN_PAIRS) * loop.batch_size * self.training.length / 4  # most sentences are far shorter
+        return Estimate(tokens, tokens * _flops_per_token(self.parameters), self.parameters)
+
     @abstractmethod
     def begin(self, inputs: Mapping[str, Artifact], seed: int) -> TranslationModel:
         """The model before training."""
@@ -150,7 +157,7 @@ class TrainedTranslationModelStep(TranslationModelStep):
         shown = [dict(zip(("source", "reference", "translation"), row, strict=True)) for row in translations[:_SHOWN]]
         (bench.folder / "translations.json").write_text(json.dumps(shown, indent=1, ensure_ascii=False), encoding="utf-8")
         model.model.save_pretrained(bench.folder)
-        model.tokenizer.save_pretrained(bench.folder)
+        model.tokenizer.tokenizer.save_pretrained(bench.folder)
 
     def _train(self, bench: Workbench, model: TranslationModel, seed: int) -> None:
         settings, device = self.training.loop, bench.runtime.device
@@ -178,7 +185,9 @@ class TrainedTranslationModelStep(TranslationModelStep):
         return [
             example
             for direction, text in self.directions
-            for example in examples_of(model, self._pairs(inputs, text, split, direction), *direction, self.training.length)
+            for example in examples_of(
+                model.tokenizer, self._pairs(inputs, text, split, direction), *direction, self.training.length
+            )
         ]
 
     def _pairs(self, inputs: Mapping[str, Artifact], text: ParallelTextStep, split: str, direction: Direction) -> list[Pair]:
@@ -190,7 +199,7 @@ class TrainedTranslationModelStep(TranslationModelStep):
     ) -> tuple[dict[str, float], list[tuple[str, str, str]]]:
         """BLEU and chrF of greedy translations; and each source, reference and translation."""
         sources, references = map(list, zip(*pairs, strict=True))
-        translator = SequenceToSequence(model, Decoding(max_length=self.training.length), bench.runtime.device)
+        translator = TransformersDecoder(model, Decoding(max_length=self.training.length), bench.runtime.device)
         translations = translator.translate(sources, *self.directions[0][0])
         return scores.score(translations, references), list(zip(sources, references, translations, strict=True))
 
@@ -200,14 +209,18 @@ class ScratchTranslationModelStep(TrainedTranslationModelStep):
     """A small model with its own tokenizer.
 
     Attributes:
-        shape: `model_type` and sizes, as transformers names them.
+        sizes: `model_type` and sizes, as transformers names them.
     """
 
     tokenizer: TranslatorTokenizerStep
-    shape: Mapping[str, Any]
+    sizes: Mapping[str, Any]
+
+    @property
+    def shape(self) -> Mapping[str, Any]:
+        return {**self.sizes, "vocab_size": self.tokenizer.vocabulary_size}
 
     def fields(self) -> dict[str, Any]:
-        return {**super().fields(), "shape": dict(self.shape)}
+        return {**super().fields(), "shape": dict(self.sizes)}
 
     def inputs(self) -> dict[str, Step]:
         return {"tokenizer": self.tokenizer, **super().inputs()}
@@ -220,15 +233,8 @@ class ScratchTranslationModelStep(TrainedTranslationModelStep):
         tokenizer = load_tokenizer(inputs["tokenizer"].folder)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            net = AutoModelForSeq2SeqLM.from_config(config_from_shape({**self.shape, **_ids(tokenizer)}))
-        return TranslationModel(net, tokenizer, self.tokens)
-
-    @property
-    def architecture(self) -> Mapping[str, Any]:
-        return {**self.shape, "vocab_size": self.tokenizer.vocabulary_size}
-
-    def estimate(self) -> Estimate:
-        return Estimate(trainable=self.size)
+            net = AutoModelForSeq2SeqLM.from_config(config_from_shape({**self.sizes, **_ids(tokenizer)}))
+        return TranslationModel(net, TranslationTokenizer(tokenizer, self.tokens))
 
 
 @dataclass(frozen=True)
@@ -245,6 +251,10 @@ class AdaptedTranslationModelStep(TrainedTranslationModelStep):
     copy_from: str | None
 
     @property
+    def shape(self) -> Mapping[str, Any] | None:
+        return self.model.shape
+
+    @property
     def label(self) -> str:
         (source, target), _ = self.directions[0]
         return f"{self.name}-{source.key}-{target.key}"
@@ -255,66 +265,14 @@ class AdaptedTranslationModelStep(TrainedTranslationModelStep):
     def inputs(self) -> dict[str, Step]:
         return {"model": self.model, **super().inputs()}
 
-    @property
-    def architecture(self) -> Mapping[str, Any] | None:
-        return self.model.architecture
-
     def begin(self, inputs: Mapping[str, Artifact], seed: int) -> TranslationModel:
         opened = TranslationModel.open(inputs["model"].folder, {})
+        tokenizer = opened.tokenizer.tokenizer
         for token in self.tokens.values():
-            if not has_token(opened.tokenizer, token):
-                number = add_language(opened.model, opened.tokenizer, token, self.copy_from, generator(seed, token))
+            if not has_token(tokenizer, token):
+                number = add_language(opened.model, tokenizer, token, self.copy_from, generator(seed, token))
                 log.info("%s: %s is a new language token, number %d", self.label, token, number)
-        return TranslationModel(opened.model, opened.tokenizer, self.tokens)
-
-
-@dataclass(frozen=True)
-class TranslatorTokenizerStep(Step):
-    """Learns sub-words from both sides of training pairs (byte-pair encoding, Sennrich et al. 2016, on text in NFC with spaces
-    marked as SentencePiece does), and has a token for each language."""
-
-    kind: ClassVar[str] = "tokenizer"
-
-    name: str
-    texts: tuple[ParallelTextStep, ...]
-    tokens: Tokens
-    vocabulary_size: int
-
-    @property
-    def label(self) -> str:
-        return self.name
-
-    def fields(self) -> dict[str, Any]:
-        return {"tokens": sorted(self.tokens.values()), "vocabulary_size": self.vocabulary_size, "model": "translation"}
-
-    def inputs(self) -> dict[str, Step]:
-        return {f"parallel_text{number or ''}": step for number, step in enumerate(self.texts)}
-
-    def build(self, bench: Workbench) -> None:
-        sentences = [
-            sentence
-            for (role, artifact), text in zip(bench.inputs.items(), self.texts, strict=True)
-            for pair in read_pairs(artifact, "train", *text.languages)
-            for sentence in pair
-        ]
-        tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
-        tokenizer.normalizer = normalizers.NFC()
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-        tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
-        languages = sorted(self.tokens.values())
-        special = [*_SPECIAL_TOKENS.values(), *languages]
-        trainer = trainers.BpeTrainer(vocab_size=self.vocabulary_size, special_tokens=special, show_progress=False)
-        tokenizer.train_from_iterator(sentences, trainer)
-        wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=languages, **_SPECIAL_TOKENS)
-        wrapped.save_pretrained(bench.folder)
-        bench.summary["vocabulary"] = len(wrapped)
-
-
-@lru_cache
-def _size(shape: str) -> int:
-    with torch.device("meta"):
-        net = AutoModelForSeq2SeqLM.from_config(config_from_shape(json.loads(shape)))
-    return sum(parameter.numel() for parameter in net.parameters())
+        return TranslationModel(opened.model, TranslationTokenizer(tokenizer, self.tokens))
 
 
 def _ids(tokenizer: Any) -> dict[str, int]:
@@ -323,6 +281,13 @@ def _ids(tokenizer: Any) -> dict[str, int]:
         "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id, "decoder_start_token_id": tokenizer.eos_token_id, "forced_eos_token_id": None,
     }  # fmt: skip
+
+
+@lru_cache(maxsize=16)
+def _count(shape: str) -> int:
+    with torch.device("meta"):
+        net = AutoModelForSeq2SeqLM.from_config(config_from_shape(json.loads(shape)))
+    return sum(parameter.numel() for parameter in net.parameters())
 
 
 def _flops_per_token(trainable: int) -> float:

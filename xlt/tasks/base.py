@@ -30,7 +30,7 @@ from xlt.training.batches import Batch, pad
 if TYPE_CHECKING:
     from xlt.experiment import Experiment
     from xlt.steps.base import Step
-    from xlt.steps.evaluation import EvaluationStep
+    from xlt.steps.evaluation import EvaluationStep, ScoringStep
 
 Example = dict[str, Any]  # id, the kind's inputs, label
 Row = dict[str, Any]  # what the model reads in one go: input_ids, example (a number), and what the kind adds
@@ -66,6 +66,9 @@ class Task(ABC):
     more_is_better: ClassVar[bool] = True
     """Whether a greater score of the main metric is a better one."""
 
+    uses_sources: ClassVar[bool] = False
+    """Whether it needs another language (`source=`), however labels reach the target."""
+
     not_of_examples: ClassVar[tuple[str, ...]] = ("metric", "max_length")
     """The settings that change how examples are learnt and scored, and nothing in the examples."""
 
@@ -90,7 +93,7 @@ class Task(ABC):
         return experiment.examples_step(self, language)
 
     @abstractmethod
-    def draw_evaluation(self, experiment: Experiment, language: Language) -> EvaluationStep:
+    def draw_evaluation(self, experiment: Experiment, language: Language) -> ScoringStep:
         """The whole graph, from text and labels to the score on a target language."""
 
     def revision(self, language: Language, languages: LanguageTable, hub: Hub) -> dict[str, Any]:

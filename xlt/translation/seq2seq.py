@@ -3,6 +3,7 @@ either can be adapted to further languages."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,9 +21,9 @@ from xlt.steps.translation_model import (
     PretrainedTranslationModelStep,
     ScratchTranslationModelStep,
     TranslationModelStep,
-    TranslatorTokenizerStep,
 )
 from xlt.steps.translator import SequenceToSequenceStep
+from xlt.steps.translator_tokenizer import TranslatorTokenizerStep
 from xlt.translation.base import Translator, TranslatorStep
 from xlt.translation.decoding import Decoding
 from xlt.translation.model import Tokens, has_token
@@ -69,6 +70,11 @@ class SequenceToSequenceTranslator(Translator):
             )
 
     def draw(self, experiment: Experiment, source: Language, target: Language) -> TranslatorStep:
+        if self.decoding.engine == "ctranslate2" and importlib.util.find_spec("ctranslate2") is None:
+            raise UserError(
+                "translator.decoding.engine=ctranslate2 needs the package ctranslate2, which is not installed: "
+                "pip install 'xlt[ctranslate2]'."
+            )
         if source == target:
             raise UserError(f"translator={self.label}: from {source.name} into {source.name} there is nothing to translate.")
         model = self.draw_model(experiment, source, target)
@@ -76,7 +82,7 @@ class SequenceToSequenceTranslator(Translator):
             model = self._adapted(experiment, model, (source, target))
         else:
             self._check_known(experiment, model, (source, target))
-        return SequenceToSequenceStep(model, self._tokens((source, target)), self.decoding)
+        return SequenceToSequenceStep(model, (source, target), self._tokens((source, target)), self.decoding)
 
     def draw_model(self, experiment: Experiment, source: Language, target: Language) -> TranslationModelStep:
         """The step of the model, before any adaptation."""

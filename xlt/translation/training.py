@@ -15,7 +15,7 @@ from xlt.training.batches import Batch, pad
 from xlt.training.masking import IGNORED
 from xlt.training.objectives import to_device
 from xlt.translation.decoding import batches_by_length
-from xlt.translation.model import TranslationModel
+from xlt.translation.model import TranslationModel, TranslationTokenizer
 
 Example = tuple[list[int], list[int]]
 """What the encoder reads and what the decoder has to write: `language text end` each."""
@@ -59,7 +59,7 @@ class Translating:
         return {"loss": float(total) / max(count, 1)}
 
     def _batch(self, chosen: Sequence[Example]) -> Batch:
-        padding = self._model.tokenizer.pad_token_id
+        padding = self._model.tokenizer.padding
         sources, targets = zip(*chosen, strict=True)
         lengths = torch.tensor([len(source) for source in sources])
         ids = pad(sources, padding, _LENGTH_STEP)
@@ -81,11 +81,11 @@ class Translating:
 
 
 def examples_of(
-    model: TranslationModel, pairs: Sequence[tuple[str, str]], source: Language, target: Language, max_length: int
+    tokenizer: TranslationTokenizer, pairs: Sequence[tuple[str, str]], source: Language, target: Language, max_length: int
 ) -> list[Example]:
     """Pairs of sentences as ids."""
     sources, targets = zip(*pairs, strict=True) if pairs else ((), ())
-    return list(zip(model.ids(sources, source, max_length), model.ids(targets, target, max_length), strict=True))
+    return list(zip(tokenizer.ids(sources, source, max_length), tokenizer.ids(targets, target, max_length), strict=True))
 
 
 @torch.no_grad()
@@ -98,7 +98,10 @@ def add_language(model: nn.Module, tokenizer: Any, token: str, copy_from: str | 
     Args:
         copy_from: the token of another language whose embedding it begins with; None draws one.
     """
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False)], special_tokens=True)
+    added = AddedToken(token, special=True, normalized=False)
+    if not tokenizer.is_fast:  # that of M2M100 does not count its languages, and would give the new one the number of one of them
+        tokenizer.added_tokens_decoder = {_free_number(tokenizer): added}
+    tokenizer.add_tokens([added], special_tokens=True)
     number = tokenizer.convert_tokens_to_ids(token)
     known = model.get_input_embeddings().weight.detach()
     mean, deviation = known.mean(), known.std()
@@ -108,4 +111,12 @@ def add_language(model: nn.Module, tokenizer: Any, token: str, copy_from: str | 
     row = mean + deviation * torch.randn(known.shape[1], generator=draw)
     for weight in embeddings.values():
         weight[number] = row.to(weight) if copy_from is None else weight[tokenizer.convert_tokens_to_ids(copy_from)]
+    return number
+
+
+def _free_number(tokenizer: Any) -> int:
+    """The first number behind the vocabulary that stands for nothing yet."""
+    number = len(tokenizer)
+    while tokenizer.convert_ids_to_tokens(number) not in (None, tokenizer.unk_token):
+        number += 1
     return number
