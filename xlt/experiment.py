@@ -32,20 +32,22 @@ from xlt.miniature.world import World
 from xlt.steps.backbone import BackboneStep, PretrainedBackboneStep, ScratchBackboneStep, TokenizerStep
 from xlt.steps.base import Step
 from xlt.steps.evaluation import EvaluationStep, ScoringStep
-from xlt.steps.examples import ExamplesStep
+from xlt.steps.examples import DataSetExamplesStep, ExamplesStep
 from xlt.steps.language_module import LanguageModuleStep, ReadyMadeModuleStep
 from xlt.steps.parallel_text import ParallelTextStep
 from xlt.steps.task_module import Labels, TaskModuleStep
 from xlt.steps.text import TextStep
 from xlt.steps.tokens import TokensStep
+from xlt.steps.translated_examples import TranslatedExamplesStep
 from xlt.store import Store
 from xlt.tasks.base import Task
 from xlt.tasks.data import SPLITS
 from xlt.training.settings import Training
 from xlt.training.tracking import Tracker
 from xlt.transfer import Transfer
-from xlt.translation.base import Translator
+from xlt.translation.base import Translator, TranslatorStep
 from xlt.translation.parallel_text import ParallelText
+from xlt.translation.projection import check_translatable
 
 READY_MADE = Path(__file__).with_name("miniature") / "artifacts"
 """Artifacts that come with the package: the backbones of the miniature world."""
@@ -54,6 +56,8 @@ _COMPONENTS: dict[str, type] = {
     "world": World, "model": Model, "method": Method, "task_method": Method, "data": TextSource, "transfer": Transfer,
     "translator": Translator, "parallel": ParallelText, "task": Task, "source_task": Task, "train": Training, "tracker": Tracker,
 }  # fmt: skip
+
+_OPTIONAL = ("source_task", "translator", "parallel")
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ class Experiment:
 
     Attributes:
         source_task: whose labels other languages give; that of the targets unless the configuration says otherwise.
+        translator: None where nothing is translated.
         targets: the target languages.
         sources: the languages that labels come from; empty where that is the target itself.
     """
@@ -138,8 +143,8 @@ class Experiment:
     task_method: Method
     data: TextSource
     transfer: Transfer
-    translator: Translator
-    parallel: ParallelText
+    translator: Translator | None
+    parallel: ParallelText | None
     task: Task
     source_task: Task
     train: Training
@@ -167,13 +172,14 @@ class Experiment:
         if OmegaConf.is_missing(scalars, "lang") or not scalars.get("lang"):
             raise UserError("lang has no value: say which language the score is wanted for, for example lang=mt.")
         settings = build_fields(Settings, scalars, "")
-        missing = [name for name in _COMPONENTS if name not in config and name != "source_task"]
+        missing = [name for name in _COMPONENTS if name not in config and name not in _OPTIONAL]
         if missing:
             raise UserError(f"The configuration has no {missing[0]}.")
         components = {
             name: build(config[name], name, expected) for name, expected in _COMPONENTS.items() if config.get(name) is not None
         }
         components.setdefault("source_task", components["task"])
+        components = {"translator": None, "parallel": None, **components}
         for name in ("method", "task_method"):
             components[name] = components[name].compatible_with(settings.compat)
         mirror = settings.paths.mirror or os.environ.get("XLT_MIRROR") or None
@@ -270,7 +276,7 @@ class Experiment:
             raise UserError(f"The member {choices!r} is for another backbone than the run's, {self.backbone().label}.")
         return step
 
-    def examples(self, task: Task, language: Language, splits: Sequence[str], who: str) -> ExamplesStep:
+    def examples(self, task: Task, language: Language, splits: Sequence[str], who: str) -> DataSetExamplesStep:
         """A task's part: its labelled examples of a language.
 
         Args:
@@ -293,6 +299,36 @@ class Experiment:
                 "has them (task.data.splits)."
             )
         return step
+
+    def translated_examples(
+        self, examples: DataSetExamplesStep, language: Language, splits: Sequence[str], projection: str | None = None
+    ) -> ExamplesStep:
+        """Labelled examples in the words of another language, by the run's translator; of the same language, themselves.
+
+        Raises:
+            UserError: there is no translator, or it does not know one of the languages, or the labels cannot be kept.
+        """
+        check_translatable(examples.task, projection)
+        if examples.language == language:
+            return examples
+        translator = self.translator_step(examples.language, language, f"transfer={self.transfer.name}")
+        return TranslatedExamplesStep(examples.task, language, examples.as_data(), translator, tuple(splits), projection)
+
+    def translator_step(self, source: Language, target: Language, who: str) -> TranslatorStep:
+        """The translator's part.
+
+        Args:
+            who: needs it, for the message.
+
+        Raises:
+            UserError: there is none, or it does not know one of the languages.
+        """
+        if self.translator is None:
+            raise UserError(
+                f"{who} translates {source.name} into {target.name}: say what does, for example translator=nllb_600m. "
+                "translator=copying leaves every text as it is."
+            )
+        return self.translator.draw(self, source, target)
 
     def has_split(self, task: Task, language: Language, split: str) -> bool | None:
         """Whether there are examples of a language in a split; None where only the network knows."""
@@ -355,13 +391,15 @@ class Experiment:
             source: None: that of the run.
 
         Raises:
-            UserError: the source does not have the pair.
+            UserError: the source does not have the pair, or there is none.
         """
         source = source or self.parallel
+        if source is None:
+            raise UserError(f"Say where parallel text of {one.name} and {other.name} is, for example parallel=opus100.")
         one, other = sorted((one, other), key=lambda language: language.key)
         return ParallelTextStep(source, (one, other), source.revision(one, other, self.languages, self.hub))
 
-    def _guard(self, choices: str, language: Language) -> ExamplesStep:
+    def _guard(self, choices: str, language: Language) -> DataSetExamplesStep:
         """The labelled examples of the run's task (`task`), or of another (`task=sib200`), to be kept out of what is learnt."""
         if choices == "task":
             return self.task.draw(self, language)
@@ -376,11 +414,11 @@ class Experiment:
                 raise
             raise UserError(f"data.guard={choices!r} cannot be: {message}") from error
 
-    def examples_step(self, task: Task, language: Language) -> ExamplesStep:
+    def examples_step(self, task: Task, language: Language) -> DataSetExamplesStep:
         """The labelled examples of one language."""
         foreign = task is self.source_task and task is not self.task
         guards = tuple(self._guard(choices, language) for choices in task.data.guard) if foreign else ()
-        return ExamplesStep(task, language, task.revision(language, self.languages, self.hub), guards)
+        return DataSetExamplesStep(task, language, task.revision(language, self.languages, self.hub), guards)
 
     def evaluation_step(
         self,

@@ -14,7 +14,7 @@ from xlt.store import Artifact, Store
 
 _KINDS = (
     "assertions", "text", "parallel_text", "tokenizer", "tokens", "backbone", "translation_model", "converted_model",
-    "translator", "examples", "language_module", "task_module", "evaluation",
+    "translator", "examples", "translated_examples", "language_module", "task_module", "evaluation",
 )  # fmt: skip
 _TRAINED = ("backbone", "translation_model", "language_module", "task_module")
 

@@ -179,7 +179,7 @@ def _story(experiment: Experiment) -> dict[str, Any]:
     """The fields of the record that the configuration determines; axes that are not used are None."""
     evaluation = experiment.evaluations[0]
     module, transfer = evaluation.language_module, experiment.transfer
-    translates = any(step.kind == "translator" for step in evaluation.ancestors().values())
+    translates = any(step.kind == "translator" for goal in experiment.evaluations for step in goal.ancestors().values())
     uses_sources = bool(experiment.sources) and (bool(evaluation.task_modules) or experiment.task.uses_sources)
     trained = module if module and not module.external else None
     settings = experiment.settings

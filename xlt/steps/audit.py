@@ -53,6 +53,16 @@ def estimate_training(
     return Estimate(tokens, tokens * flops_per_token(empty, tokens_per_example, language_head, trainable), trainable)
 
 
+def estimate_translation(texts_per_example: int, tokens_per_text: float, flops_per_token: float) -> Estimate:
+    """Tokens that are read, and as many that are written, and what they cost.
+
+    Args:
+        flops_per_token: of the translator; 0 where that is unknown, or nothing is computed.
+    """
+    tokens = 2 * _UNKNOWN_EXAMPLES * texts_per_example * tokens_per_text
+    return Estimate(tokens, tokens * flops_per_token)
+
+
 def announce(
     title: str,
     model: nn.Module,

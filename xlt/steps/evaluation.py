@@ -59,6 +59,16 @@ class ScoringStep(Step):
     def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> Callable[[Sequence[Example]], list[Prediction]]:
         """What makes predictions for examples, from the artifacts of the step's inputs."""
 
+    def preparation(
+        self, realise: Callable[[Step], Artifact], device: torch.device
+    ) -> Callable[[Sequence[Example]], list[Example]]:
+        """What has to be done to new examples before what `open` gives reads them.
+
+        Args:
+            realise: finds the artifacts that it takes.
+        """
+        return list
+
     def build(self, bench: Workbench) -> None:
         task = self.task
         examples = self.test_examples(bench.inputs)
@@ -150,6 +160,11 @@ class EvaluationStep(ScoringStep):
     def check_input(self, role: str, artifact: Artifact) -> None:
         if role == "test_examples":
             require_split(artifact, "test")
+
+    def preparation(
+        self, realise: Callable[[Step], Artifact], device: torch.device
+    ) -> Callable[[Sequence[Example]], list[Example]]:
+        return self.examples.preparation(realise, device)
 
     def test_examples(self, artifacts: Mapping[str, Artifact]) -> list[Example]:
         return read_examples(artifacts["test_examples"], "test")

@@ -58,7 +58,8 @@ class Translation(Task):
                 f"parallel={text.source.name} has no test pairs: say what it calls them (parallel.splits.test=<name>), or let "
                 "some be drawn (parallel.splits.train=<name>)."
             )
-        return TranslationEvaluationStep(self, language, source, experiment.translator.draw(experiment, source, language), text)
+        translator = experiment.translator_step(source, language, f"task={self.name}")
+        return TranslationEvaluationStep(self, language, source, translator, text)
 
     def read(self, row: dict[str, Any]) -> Example:
         return row

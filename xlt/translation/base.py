@@ -52,6 +52,11 @@ class TranslatorStep(Step):
 
     kind: ClassVar[str] = "translator"
 
+    @property
+    def flops_per_token(self) -> float:
+        """What translating takes for each token that is read or written; 0 where that is unknown, or nothing is computed."""
+        return 0.0
+
     @abstractmethod
     def open(self, artifact: Artifact, device: torch.device) -> OpenTranslator:
         """Load it from its artifact."""
