@@ -225,9 +225,7 @@ class LearntTask(Task):
         """The labelled spans of each text of `texts_of`, without overlap."""
         return [[] for _ in self.texts_of(example)]
 
-    def translated(
-        self, example: Example, texts: Sequence[str], spans: Sequence[Sequence[Span]], language: Language
-    ) -> Example:
+    def translated(self, example: Example, texts: Sequence[str], spans: Sequence[Sequence[Span]], language: Language) -> Example:
         """An example in another language with the same id and labels.
 
         Args:

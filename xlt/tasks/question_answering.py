@@ -103,9 +103,7 @@ class QuestionAnswering(LearntTask):
         """The first answer: only of that is known where it is."""
         return [[(example["start"], example["start"] + len(example["answers"][0]))], []]
 
-    def translated(
-        self, example: Example, texts: Sequence[str], spans: Sequence[Sequence[Span]], language: Language
-    ) -> Example:
+    def translated(self, example: Example, texts: Sequence[str], spans: Sequence[Sequence[Span]], language: Language) -> Example:
         """With one answer, that of the span."""
         (context, question), ((start, end),) = texts, spans[0]
         return {**example, "context": context, "question": question, "answers": [context[start:end]], "start": start,

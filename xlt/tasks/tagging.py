@@ -115,9 +115,7 @@ class Tagging(LearntTask):
         starts = [0, *accumulate(len(token) + 1 for token in example["tokens"])]  # words are joined by spaces
         return [[(starts[first], starts[last + 1] - 1) for _, first, last in _entities(example["tags"])]]
 
-    def translated(
-        self, example: Example, texts: Sequence[str], spans: Sequence[Sequence[Span]], language: Language
-    ) -> Example:
+    def translated(self, example: Example, texts: Sequence[str], spans: Sequence[Sequence[Span]], language: Language) -> Example:
         """Words are what spaces and the ends of entities separate; punctuation around a word is a word of its own, unless the
         example has the two as one."""
         (text,), known = texts, set(example["tokens"])
