@@ -91,7 +91,7 @@ class RecordMaker:
         return folder
 
     def _config(self, job: Job) -> dict[str, Any]:
-        shared = Job(job.block, job.column, {}, {**job.choices, "lang": "mt", "seed": 0})
+        shared = Job(job.block, job.column, {**job.choices, "lang": "mt", "seed": 0})
         key = tuple(shared.overrides())
         if key not in self._configs:
             self._configs[key] = OmegaConf.to_container(compose(normalised(list(key))), resolve=True)

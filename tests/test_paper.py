@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from made_records import RecordMaker
 
-from xlt.cli import exit_status
+from xlt.analysis.published import tables as printed
+from xlt.cli import compose, exit_status, normalised
 from xlt.errors import UserError
+from xlt.experiment import Experiment
 from xlt.paper import Job, PaperTable, written
 from xlt.record import RECORD
 from xlt.report.cells import Missing, Number
-from xlt.report.paper import compare, compared, overview, read
+from xlt.report.paper import compare, compared, names, overview, read
 from xlt.report.table import Table
 from xlt.store import MANIFEST, hash_file
 
@@ -51,7 +53,10 @@ def test_jobs_are_the_cells():
 def test_own_values_narrow_the_table_down():
     table = small().given({"lang": ["yo"], "method": ["lora"], "data": ["glotcc"]})
     assert {(job.column, job.choices["lang"]) for job in table.jobs} == {("glotcc/lora", "yo")}
-    assert small().given({"data": ["glotcc"]}).columns == ["none", "glotcc/lora"]  # which none has no use for
+    assert [part.column for part in small().given({"data": ["glotcc"]}).parts] == [
+        "none",
+        "glotcc/lora",
+    ]  # which none has no use for
 
 
 def test_other_values_take_the_place_and_what_was_set_within_goes():
@@ -78,9 +83,9 @@ def test_where_cells_differ_another_value_is_refused():
 
 def test_something_can_stand_for_something_else():
     table = small().with_instead("data", {"glotcc": "miniature", "conceptnet": {"data.path": "my.csv"}})
-    assert table.columns == ["none", "conceptnet/lora", "miniature/lora"]
+    assert [part.title for part in table.parts] == ["none", "conceptnet/lora", "miniature/lora"]
     by_column = {job.column: job.choices for job in table.jobs}
-    assert by_column["miniature/lora"]["data"] == "miniature"
+    assert by_column["glotcc/lora"]["data"] == "miniature"
     assert by_column["conceptnet/lora"]["data.path"] == "my.csv"
     assert "data" not in by_column["none"]
 
@@ -297,7 +302,7 @@ def test_records_are_read_only_where_they_can_be_of_use(maker: RecordMaker):
     table, settings = table15("mt", "none")
     for number in range(3):
         job = table.jobs[0]
-        maker.write(Job(job.block, f"other{number}", {}, {**job.choices, "lang": "yo"}), 0.5)
+        maker.write(Job(job.block, f"other{number}", {**job.choices, "lang": "yo"}), 0.5)
     for job in table.jobs:
         maker.write(job, 0.5)
     for folder in (maker.store / "evaluation").iterdir():
@@ -305,3 +310,38 @@ def test_records_are_read_only_where_they_can_be_of_use(maker: RecordMaker):
             (folder / RECORD).write_text("{")  # would be named if it were read
     found = compare(table, settings, [maker.store])
     assert not found.refused and len(found.cells) == 1
+
+
+SHIPPED = [line.split()[0] for line in overview().splitlines() if "(waits for" not in line and "correlations of" not in line]
+
+
+def test_every_printed_table_is_run_or_waits_for_something():
+    assert set(names()) == set(printed.names())
+    assert len(SHIPPED) == 20
+    for name, message in (("ansell2024/table3.2", "waits for generated adapters"), ("gurgurov2025/table17", "run .paper=")):
+        assert name not in SHIPPED
+        with pytest.raises(UserError, match=message):
+            read(name).check_runnable()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_columns_are_printed_rows(name: str):
+    """Every column and block names exactly one printed row, which has its languages and was not named by another one."""
+    published, table = printed.table(name), read(name)
+    rows = [published.row(**part.published) for part in table.parts]
+    assert len({id(row) for row in rows}) == len(rows)
+    for part, row in zip(table.parts, rows, strict=True):
+        assert row.languages
+        missing = set(part.languages) - set(published.languages)
+        assert missing == ({"su"} if name == "gurgurov2025/table16" else set()), (part, missing)
+    own = {(job.block, job.column, *job.overrides()) for job in table.jobs}
+    assert len(own) == len(table.jobs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_column_can_be_planned(name: str):
+    """The graph of one run of each column can be drawn: no choice or setting is misspelt, and they go together."""
+    firsts = {(job.block, job.column): job for job in reversed(read(name).jobs)}.values()
+    for job in firsts:
+        Experiment.from_config(compose(normalised(job.overrides())), online=False).evaluations  # noqa: B018

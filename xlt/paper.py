@@ -11,7 +11,10 @@
     blocks: …                         parts that differ in more than their columns: each has `published`, `choices`, `lang`,
                                       `seed` of its own, and `columns`: further choices for some, or null to leave one out
     baseline: none                    the column that gains are counted from
-    waits_for: …                      instead of all that: what xlt lacks for the table
+    metric: uas                       what is printed, where it is not the task's main score
+    waits_for: …                      instead of all that, or of a column's choices: what xlt lacks for it
+    correlations_of: [table10, …]     instead of all that: the tables whose scores it correlates
+    without_text: [luo, …]            languages that are not run with a language module: their text is not in the source
 
 What is given on the command line takes the place of the table's own: other languages, seeds, a model, a task. A choice in which
 the columns differ can only be narrowed down (`method=none,lora`), unless `paper.instead` says what stands for what
@@ -23,7 +26,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,6 +37,10 @@ from xlt.errors import UserError, suggest
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./@+-]+")
 _SWEPT = ("lang", "seed")
+_KEYS = {
+    "published", "choices", "lang", "seed", "columns", "blocks", "baseline", "scale", "less_is_better", "metric", "waits_for",
+    "without_text", "correlations_of", "instead",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,13 +49,11 @@ class Job:
 
     Attributes:
         block, column: where its score stands; the column's group and name with a slash between them.
-        published: labels of the printed row.
         choices: overrides by their keys; `lang` and `seed` are among them.
     """
 
     block: str
     column: str
-    published: Mapping[str, str] = field(hash=False)
     choices: Mapping[str, Any] = field(hash=False)
 
     def overrides(self) -> list[str]:
@@ -58,24 +63,49 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A column in a block of a table.
+
+    Attributes:
+        title: the column's name, with what stands for something else in its place.
+        published: labels of the printed row.
+        languages: that are shown.
+        metric: what is printed; None is the task's main score.
+        waits_for: what xlt lacks for it; then it has no jobs.
+    """
+
+    block: str
+    column: str
+    title: str
+    published: Mapping[str, str] = field(hash=False)
+    languages: tuple[str, ...]
+    metric: str | None = None
+    waits_for: str | None = None
+
+
+@dataclass(frozen=True)
 class PaperTable:
     """A checked table.
 
     Attributes:
         name: `gurgurov2025/table15`.
         jobs: all its runs.
+        parts: its columns, in each of its blocks.
         baseline: the column that gains are counted from; None for a table without one.
         scale: what a score is multiplied by to be printed: 100 for shares.
         less_is_better: of the scores.
         waits_for: what xlt lacks for it; then it has no jobs.
+        correlations_of: the tables whose scores it correlates; then it has no jobs of its own.
     """
 
     name: str
     jobs: tuple[Job, ...]
+    parts: tuple[Part, ...] = ()
     baseline: str | None = None
     scale: float = 100.0
     less_is_better: bool = False
     waits_for: str | None = None
+    correlations_of: tuple[str, ...] = ()
 
     @classmethod
     def from_config(cls, node: DictConfig | Mapping[str, Any]) -> PaperTable:
@@ -85,31 +115,29 @@ class PaperTable:
             UserError: an unknown key, or one that is missing.
         """
         content = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
-        known = {"published", "choices", "lang", "seed", "columns", "blocks", "baseline", "scale", "less_is_better", "waits_for"}
-        unknown = [key for key in content if key not in known | {"instead"}]
+        unknown = [key for key in content if key not in _KEYS]
         if unknown:
-            raise UserError(f"paper.{unknown[0]} is not a setting. {suggest(unknown[0], known, 'settings of a table')}")
+            raise UserError(f"paper.{unknown[0]} is not a setting. {suggest(unknown[0], _KEYS, 'settings of a table')}")
         if content.get("waits_for"):
             return cls(content["published"], (), waits_for=content["waits_for"])
+        if content.get("correlations_of"):
+            work = content["published"].partition("/")[0]
+            return cls(content["published"], (), correlations_of=tuple(f"{work}/{one}" for one in content["correlations_of"]))
         if not content.get("published") or not content.get("columns"):
             raise UserError("A table in conf/paper needs `published`, the name of its printed numbers, and `columns`.")
-        jobs = [
-            job
-            for name, block in (content.get("blocks") or {"": {}}).items()
-            for job in _block_jobs(name, content, block, content["columns"])
-        ]
+        jobs: list[Job] = []
+        parts: list[Part] = []
+        for name, block in (content.get("blocks") or {"": {}}).items():
+            for part, runs in _block(name, content, block):
+                parts.append(part)
+                jobs += runs
         table = cls(
-            content["published"], tuple(jobs), content.get("baseline"), float(content.get("scale", 100.0)),
+            content["published"], tuple(jobs), tuple(parts), content.get("baseline"), float(content.get("scale", 100.0)),
             bool(content.get("less_is_better", False)),
         )  # fmt: skip
         for axis, standing in (content.get("instead") or {}).items():
             table = table.with_instead(axis, standing)
         return table
-
-    @property
-    def columns(self) -> list[str]:
-        """In order."""
-        return list(dict.fromkeys(job.column for job in self.jobs))
 
     def with_instead(self, axis: str, standing: Any) -> PaperTable:
         """The table with another choice in the place of its own.
@@ -127,11 +155,13 @@ class PaperTable:
                 return job
             if isinstance(standing[value], Mapping):
                 return replace(job, choices={**job.choices, **standing[value]})
-            group, slash, name = job.column.rpartition("/")
-            column = f"{standing.get(group, group)}{slash}{standing.get(name, name)}"
-            return replace(job, column=column, choices=_chosen(job.choices, axis, standing[value]))
+            return replace(job, choices=_chosen(job.choices, axis, standing[value]))
 
-        return replace(self, jobs=tuple(dict.fromkeys(map(other, self.jobs))))
+        def renamed(part: Part) -> Part:
+            words = [standing.get(word, word) for word in part.title.split("/")]
+            return part if any(isinstance(word, Mapping) for word in words) else replace(part, title="/".join(words))
+
+        return replace(self, jobs=tuple(map(other, self.jobs)), parts=tuple(map(renamed, self.parts)))
 
     def given(self, overrides: Mapping[str, Sequence[Any]], replacing: bool = False) -> PaperTable:
         """The table with what was given on the command line: some of its own values, others in their place, further settings.
@@ -143,9 +173,11 @@ class PaperTable:
         Raises:
             UserError: another value for a choice in which the cells differ, or nothing is left.
         """
-        jobs = list(self.jobs)
+        jobs, parts = list(self.jobs), self.parts
         for key, values in overrides.items():
             own = list(dict.fromkeys(str(job.choices[key]) for job in jobs if key in job.choices))
+            if key == "lang":
+                parts = tuple(replace(part, languages=_shown(part, parts, values)) for part in parts)
             if own and all(str(value) in own for value in values):
                 wanted = {str(value) for value in values}
                 jobs = [job for job in jobs if key not in job.choices or str(job.choices[key]) in wanted]
@@ -163,12 +195,17 @@ class PaperTable:
             jobs = list({(job.block, job.column, *job.overrides()): job for job in jobs}.values())
         if not jobs and self.jobs:
             raise UserError(f"No cell of {self.name} is left by {', '.join(overrides)}.")
-        return replace(self, jobs=tuple(jobs))
+        blocks, places = {job.block for job in jobs}, {(job.block, job.column) for job in jobs}
+        left = (part for part in parts if (part.block, part.column) in places or (part.waits_for and part.block in blocks))
+        return replace(self, jobs=tuple(jobs), parts=tuple(left))
 
     def check_runnable(self) -> None:
         """Raises UserError for a table that xlt cannot run yet."""
         if self.waits_for:
             raise UserError(f"{self.name} cannot be run yet: it waits for {self.waits_for}.")
+        if self.correlations_of:
+            tables = ", ".join(f"+paper={name}" for name in self.correlations_of)
+            raise UserError(f"{self.name} has no runs of its own, it correlates the scores of others: run {tables}.")
 
 
 class Typed(str):
@@ -202,18 +239,33 @@ def written(value: Any) -> str:
     return str(value)
 
 
-def _block_jobs(name: str, table: Mapping[str, Any], block: Mapping[str, Any], columns: Mapping[str, Any]) -> list[Job]:
-    languages, seeds = block.get("lang", table.get("lang")), block.get("seed", table.get("seed", [0]))
-    jobs = []
-    for column, own in columns.items():
+def _block(name: str, table: Mapping[str, Any], block: Mapping[str, Any]) -> Iterator[tuple[Part, list[Job]]]:
+    """The columns of a block, each with its runs."""
+
+    def own(key: str, default: Any = None) -> Any:
+        return block.get(key, table.get(key, default))
+
+    for column, content in table["columns"].items():
         further = block.get("columns", {}).get(column, {})
         if further is None:
             continue
-        choices = {**table.get("choices", {}), **block.get("choices", {}), **own.get("choices", {}), **further}
-        published = {**block.get("published", {}), **own.get("published", {})}
-        for language, seed in itertools.product(languages, seeds):
-            jobs.append(Job(name, column, published, {**choices, "lang": language, "seed": seed}))
-    return jobs
+        published = {**block.get("published", {}), **content.get("published", {})}
+        waits_for = content.get("waits_for")
+        part = Part(name, column, column, published, tuple(own("lang")), own("metric"), waits_for)
+        choices = {**table.get("choices", {}), **block.get("choices", {}), **content.get("choices", {}), **further}
+        languages = [one for one in own("lang") if choices.get("method") == "none" or one not in own("without_text", [])]
+        jobs = [
+            Job(name, column, {**choices, "lang": language, "seed": seed})
+            for language, seed in itertools.product(languages, own("seed", [0]))
+        ]
+        yield part, [] if waits_for else jobs
+
+
+def _shown(part: Part, parts: Sequence[Part], given: Sequence[Any]) -> tuple[str, ...]:
+    """The languages of a part when some are given: those of its own, or all if they are other than the table's."""
+    values = [str(value) for value in given]
+    own = {language for other in parts for language in other.languages}
+    return tuple(language for language in part.languages if language in values) if own >= set(values) else tuple(values)
 
 
 def _chosen(choices: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:

@@ -30,5 +30,5 @@ class XltSweeper(BasicSweeper):
 
         table = PaperTable.from_config(self.config.paper)
         table.check_runnable()
-        jobs = [normalised(job.overrides()) for job in table.given(typed(overrides)).jobs]
-        return list(self.split_overrides_to_chunks(jobs, max_batch_size))
+        jobs = {tuple(job.overrides()): None for job in table.given(typed(overrides)).jobs}  # cells can share a run
+        return list(self.split_overrides_to_chunks([normalised(list(job)) for job in jobs], max_batch_size))

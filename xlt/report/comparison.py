@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from xlt.analysis.published.averages import members
 from xlt.analysis.published.tables import Printed, PublishedRow, PublishedTable
-from xlt.paper import Job, PaperTable
+from xlt.paper import Job, PaperTable, Part
 from xlt.record import Record
 from xlt.report.records import Refused, Stores, alike, check, check_revisions, in_force
 from xlt.store import differences
@@ -30,15 +30,17 @@ class Ours:
     Attributes:
         records: by the seed of the task module.
         scale: of the printed scores.
+        metric: that is printed; None is the main one.
     """
 
     records: Mapping[int, Record]
     scale: float
+    metric: str | None = None
 
     @property
     def scores(self) -> dict[int, float]:
-        """The main metric of each run, as the table prints it."""
-        return {seed: self.scale * record["metrics"][record["metric"]] for seed, record in self.records.items()}
+        """The score of each run, as the table prints it."""
+        return {seed: self.scale * record["metrics"][self.metric or record["metric"]] for seed, record in self.records.items()}
 
     @property
     def mean(self) -> float:
@@ -89,25 +91,29 @@ class Comparison:
 
     @cached_property
     def blocks(self) -> list[str]:
-        """The parts of the table."""
+        """Those of the table that have runs."""
         return list(dict.fromkeys(job.block for job in self.table.jobs))
+
+    def parts(self, block: str) -> dict[str, Part]:
+        """The columns of a block, in order."""
+        return {part.column: part for part in self.table.parts if part.block == block}
 
     def columns(self, block: str) -> list[str]:
         """In order."""
-        return list(dict.fromkeys(job.column for job in self._jobs[block]))
+        return list(self.parts(block))
 
     def languages(self, block: str) -> list[str]:
         """In order."""
-        return list(dict.fromkeys(str(job.choices["lang"]) for job in self._jobs[block]))
+        return list(dict.fromkeys(language for part in self.parts(block).values() for language in part.languages))
 
     def seeds(self, block: str) -> int:
         """How many runs a cell should have."""
-        return len({str(job.choices["seed"]) for job in self._jobs[block]})
+        return len({str(job.choices["seed"]) for job in self.table.jobs if job.block == block})
 
     def printed_row(self, block: str, column: str) -> PublishedRow | None:
         """The column's printed numbers."""
-        job = next((job for job in self._jobs[block] if job.column == column), None)
-        return self.published.row(**job.published) if self.published and job and job.published else None
+        labels = self.parts(block)[column].published
+        return self.published.row(**labels) if self.published and labels else None
 
     def printed(self, block: str, column: str, language: str) -> Printed | None:
         """The printed number of a cell."""
@@ -121,7 +127,9 @@ class Comparison:
         known = {language for row in rows for language in row.languages}
         if len(self.languages(block)) < 2:
             return []
-        return [name for name in names if self._members(block, name)] if known & set(self.languages(block)) else ["mean"]
+        if names and (not known or known & set(self.languages(block))):
+            return [name for name in names if self._members(block, name)]
+        return ["mean"]
 
     def average(self, block: str, column: str, name: str) -> Average:
         """An average of a column. Where runs are missing, it is over the languages that all columns with runs have."""
@@ -139,28 +147,16 @@ class Comparison:
         over = None
         if printed and len(printed) == len(languages):
             over = Printed(statistics.fmean(cell.value for cell in printed), max(cell.digits for cell in printed))
-        shown = set(wanted) == set(self._all_members(block, column, name))
-        as_printed = row.averages.get(name) if row and shown else None
+        whole = bool(row) and (not row.languages or set(wanted) == set(members(self.published, row, name)))
+        as_printed = row.averages.get(name) if row and whole else None
         return Average(languages, wanted, over, as_printed, scores)
-
-    @cached_property
-    def _jobs(self) -> dict[str, list[Job]]:
-        jobs: dict[str, list[Job]] = defaultdict(list)
-        for job in self.table.jobs:
-            jobs[job.block].append(job)
-        return jobs
 
     def _members(self, block: str, name: str) -> tuple[str, ...]:
         """The languages shown that an average is over."""
-        if name == "mean":
+        row = next((row for column in self.columns(block) if (row := self.printed_row(block, column))), None)
+        if name == "mean" or row is None or not row.languages:
             return tuple(self.languages(block))
-        row = next(row for column in self.columns(block) if (row := self.printed_row(block, column)))
         return tuple(key for key in self.languages(block) if members(self.published, row, name, [key]))
-
-    def _all_members(self, block: str, column: str, name: str) -> list[str]:
-        """The languages that the paper's average is over."""
-        row = self.printed_row(block, column)
-        return members(self.published, row, name) if row else []
 
 
 def collect(table: PaperTable, published: PublishedTable | None, stores: Stores, configs: Mapping[Job, DictConfig]) -> Comparison:
@@ -251,9 +247,9 @@ def _believed(
     records = {record.path: record for cell in found.values() for record in cell.values()}
     wrong = {path: why for path, record in records.items() if (why := check(record))}
     wrong |= check_revisions([record for path, record in records.items() if path not in wrong])
-    cells = {}
+    cells, metrics = {}, {(part.block, part.column): part.metric for part in table.parts}
     for place, cell in found.items():
         kept = {seed: record for seed, record in sorted(cell.items()) if record.path not in wrong}
         if kept:
-            cells[place] = Ours(kept, table.scale)
+            cells[place] = Ours(kept, table.scale, metrics[place[:2]])
     return Comparison(table, published, cells, [*refused, *(Refused(path, why) for path, why in wrong.items())], others)

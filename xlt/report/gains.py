@@ -88,14 +88,14 @@ class _Kept:
 
 def _key(cell: Ours, base: Ours) -> str:
     sides = [{seed: record["fingerprint"] for seed, record in side.records.items()} for side in (base, cell)]
-    return hashlib.sha256(json.dumps([_VERSION, sides], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([_VERSION, cell.metric, sides], sort_keys=True).encode()).hexdigest()
 
 
 def _system(cell: Ours, known: dict[int, System]) -> System:
     from xlt.report.systems import System  # it needs the tasks, and so torch
 
     if id(cell) not in known:
-        known[id(cell)] = System(list(cell.records.values()))
+        known[id(cell)] = System(list(cell.records.values()), cell.metric)
     return known[id(cell)]
 
 

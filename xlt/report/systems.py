@@ -40,11 +40,15 @@ class Gain:
 class System:
     """Runs of one system on one test set.
 
+    Attributes:
+        by: the score that counts; None is the task's main one.
+
     Raises:
         UserError: the runs are not on the same test examples.
     """
 
     records: Sequence[Record]
+    by: str | None = None
 
     def __post_init__(self) -> None:
         if not all(_on_same_examples(self.records[0], record) for record in self.records[1:]):
@@ -52,12 +56,12 @@ class System:
 
     @property
     def metric(self) -> str:
-        """The task's main metric."""
-        return self.records[0]["metric"]
+        """The score's name."""
+        return self.by or self.records[0]["metric"]
 
     @property
     def scores(self) -> list[float]:
-        """The main metric of each run."""
+        """The score of each run."""
         return [record["metrics"][self.metric] for record in self.records]
 
     @property

@@ -23,7 +23,7 @@ def grid(comparison: Comparison, block: str, tested: Mapping[Place, Tested]) -> 
     printed = [column for column in columns if comparison.printed_row(block, column)]
     heads = [Column("lang")]
     for column in columns:
-        group = column.replace("/", " ")
+        group = comparison.parts(block)[column].title.replace("/", " ")
         heads += [Column(_PRINTED, group)] if column in printed else []
         heads += [Column("ours", group)] if column in ours else []
         heads += [Column("difference", group)] if column in printed and column in ours else []
@@ -44,16 +44,16 @@ def listing(comparison: Comparison, tested: Mapping[Place, Tested]) -> Table:
     heads += [Column("difference"), Column("gain"), Column("95 % interval of the gain"), Column("p (Holm)")]
     rows = []
     for block in comparison.blocks:
-        for column in comparison.columns(block):
-            for language in comparison.languages(block):
+        for column, part in comparison.parts(block).items():
+            for language in part.languages:
                 place = (block, column, language)
                 printed, ours = _pair(comparison, place, {})
                 cell = comparison.cells.get(place)
                 words = [Text(block)] if len(comparison.blocks) > 1 else []
-                words += [Text(column), Text(language), printed, ours]
+                words += [Text(part.title), Text(language), printed, ours]
                 words += [Number(len(cell.records), 0), _interval(cell)] if cell else [Number(0, 0), Missing()]
                 words += [_difference(printed, ours), *_gain(tested.get(place), comparison.table.scale)]
-                rows.append(Row(tuple(words), ruled=bool(rows) and language == comparison.languages(block)[0]))
+                rows.append(Row(tuple(words), ruled=bool(rows) and language == part.languages[0]))
     remarks = tuple(dict.fromkeys(line for block in comparison.blocks for line in _remarks(comparison, block, tested)))
     return Table(comparison.table.name, tuple(heads), tuple(rows), remarks)
 
@@ -139,7 +139,7 @@ def number(printed: Printed | None) -> Cell:
 def _interval(cell: Ours) -> Cell:
     from xlt.report.systems import System  # it needs torch, for which plain tables have no time
 
-    low, high = System(list(cell.records.values())).interval
+    low, high = System(list(cell.records.values()), cell.metric).interval
     return Interval(cell.scale * low, cell.scale * high)
 
 
@@ -172,6 +172,8 @@ def _remarks(comparison: Comparison, block: str, tested: Mapping[Place, Tested])
             f"{_MARK} differs from {comparison.table.baseline} (p < {SIGNIFICANT}): approximate randomisation over test "
             f"examples, corrected for {len(tested)} comparisons (Holm)."
         )
+    waiting = [part for part in comparison.parts(block).values() if part.waits_for]
+    lines += [f"{part.title} waits for {part.waits_for}." for part in waiting]
     lines += [f"Kept out: {one.path.parent.name}: {one.why}." for one in comparison.refused]
     if not found and comparison.others:
         lines += [f"{count} runs have other settings: {what}." for what, count in sorted(comparison.others.items())[:5]]
