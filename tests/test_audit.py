@@ -36,6 +36,7 @@ def test_estimate_against_counted_operations(method) -> None:
     rows, length = 4, 64
     opened = backbone()
     module = method.create(opened, generator(0), language_head=True)
+    module.begin(0, {})
     trainable = sum(parameter.numel() for parameter in module.parameters().values())
     ids = torch.randint(2000, (rows, length))
     with FlopCounterMode(display=False) as counter:

@@ -24,13 +24,13 @@ def heat_maps(grids: Sequence[Grid], path: Path) -> None:
             [grid.cells[pair].mean if (pair := (row, column)) in grid.cells else float("nan") for column in grid.task_sizes]
             for row in grid.language_sizes
         ]
-        axes.imshow(means, cmap="viridis", aspect="auto", origin="lower")
+        axes.imshow(means, cmap="Blues", alpha=0.6, aspect="auto", origin="lower")
         axes.set_xticks(range(len(grid.task_sizes)), grid.task_sizes, rotation=30, ha="right")
         axes.set_yticks(range(len(grid.language_sizes)), grid.language_sizes)
         axes.set(title=f"{grid.lang}: {grid.metric}", xlabel="task module", ylabel="language module")
         for row, scores in enumerate(means):
             for column, score in enumerate(scores):
-                axes.text(column, row, f"{score:.3f}", ha="center", va="center", color="white", fontweight="bold")
+                axes.text(column, row, f"{score:.3f}", ha="center", va="center")
     figure.savefig(path)
 
 
@@ -42,7 +42,7 @@ def bars(shares: Mapping[str, Mapping[str, float]], label: str, path: Path) -> N
         label: of the values.
     """
     parts = list(dict.fromkeys(part for values in shares.values() for part in values))
-    figure = _figure(path, width=7.0, height=1.2 + 0.22 * len(parts) * max(1, len(shares)) ** 0.7)
+    figure = _figure(path, width=7.0, height=1.5 + 0.25 * len(parts) + 0.2 * len(shares))
     axes = figure.subplots()
     thickness = 0.8 / len(shares)
     for number, (name, values) in enumerate(shares.items()):
@@ -51,7 +51,7 @@ def bars(shares: Mapping[str, Mapping[str, float]], label: str, path: Path) -> N
     axes.set_yticks(range(len(parts)), parts)
     axes.invert_yaxis()
     axes.set_xlabel(label)
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside lower center", fontsize="small")
     figure.savefig(path)
 
 
