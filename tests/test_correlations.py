@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from xlt.analysis.correlations import correlate, gains, sums
-from xlt.analysis.published.correlations import PrintedCorrelation, printed_correlations, recipes, scores, what_it_is
+from xlt.analysis.published.correlations import PrintedCorrelation, printed_correlations, printed_scores, recipes, what_it_is
 from xlt.errors import UserError
 
 ROWS = {(row.number, row.model, row.task, row.label, row.data): row for row in printed_correlations()}
@@ -82,5 +82,5 @@ def test_nothing_to_correlate_is_refused():
 
 
 def test_the_missing_row_is_filled():
-    assert scores("TC", "XLM-R", "Seq_bn", "Glot")["su"] == pytest.approx(84.57, abs=0.13)
-    assert len(scores("TC", "XLM-R", "base", "")) == 30
+    assert printed_scores("TC", "XLM-R", "Seq_bn", "Glot")["su"] == pytest.approx(84.57, abs=0.13)
+    assert len(printed_scores("TC", "XLM-R", "base", "")) == 30

@@ -16,7 +16,7 @@ from xlt.experiment import Experiment
 from xlt.paper import Job, PaperTable, written
 from xlt.record import RECORD
 from xlt.report.cells import Missing, Number
-from xlt.report.paper import compare, compared, names, overview, read
+from xlt.report.paper import compare, compared, names, overview, published_scores, read
 from xlt.report.table import Table
 from xlt.store import MANIFEST, hash_file
 
@@ -289,8 +289,31 @@ def test_invented_languages_have_a_mean(maker: RecordMaker):
 def test_no_store(tmp_path: Path):
     with pytest.raises(UserError, match="holds no evaluations"):
         compared(TABLE15, ["lang=mt", "method=none"], [tmp_path])
-    with pytest.raises(UserError, match="There are no runs yet"):
-        compared(TABLE15, ["lang=mt", "method=none", f"paths.outputs={tmp_path}/nothing"])
+    table = compared(TABLE15, ["lang=mt", "method=none", f"paths.outputs={tmp_path}"])[0]  # nothing was run yet
+    assert [head.name for head in table.columns] == ["lang", "published"] and "Ours: 0 of 3 runs" in " ".join(table.remarks)
+
+
+def test_correlations_printed_recomputed_and_ours(maker: RecordMaker):
+    for number, job in enumerate(read(TABLE15, ["seed=1", "method=none"]).jobs):
+        maker.write(job, 0.3 + 0.02 * number)
+    table = compared("gurgurov2025/table17", ["seed=1"], [maker.store])[0]
+    texts = [[one.text() for one in row.cells] for row in table.rows]
+    before = texts[0]
+    assert before[:3] == ["mBERT", "TC", "pre-adapt"] and before[4:6] == ["0.35", "0.41"]
+    assert float(before[6].replace("−", "-")) < 0  # the languages stand from much text to little
+    assert texts[1][6] == "–"  # nothing was run with Seq_bn_inv
+    assert table.rows[0].cells[4].notes == ("comes out of none of the printed numbers",)
+    assert "MB of ConceptNet, as if they were GB" in table.rows[2].cells[4].notes[0]
+
+
+def test_table_12_says_what_its_rows_are(maker: RecordMaker):
+    (maker.store / "evaluation").mkdir(parents=True)
+    table = compared("gurgurov2025/table12", [], [maker.store])[0]
+    row = table.rows[0]
+    assert [one.text() for one in row.cells[:6]] == [
+        "mBERT", "MLM", "pre-adapt", "pseudo-perplexity before adaptation and GB of pretraining text", "−0.37", "−0.51",
+    ]  # fmt: skip
+    assert row.cells[4].notes == ("is the correlation of pseudo-perplexity after Seq_bn (Glot) and GB of pretraining text",)
 
 
 def test_all_tables_are_listed():
@@ -345,3 +368,25 @@ def test_every_column_can_be_planned(name: str):
     firsts = {(job.block, job.column): job for job in reversed(read(name).jobs)}.values()
     for job in firsts:
         Experiment.from_config(compose(normalised(job.overrides())), online=False).evaluations  # noqa: B018
+
+
+# ---- beside a run's score
+
+
+def test_the_published_score_stands_beside_a_runs(maker: RecordMaker):
+    job = next(job for job in read(TABLE15, ["lang=mt", "seed=1"]).jobs if job.column == "glotcc/lora")
+    record = json.loads((maker.write(job, 0.5) / RECORD).read_text())
+    assert [str(score) for score in published_scores(record)] == ["macro_f1 0.781 (gurgurov2025/table15)"]
+    other = json.loads((maker.write(job, 0.5, train__task__epochs=3) / RECORD).read_text())
+    assert [str(score) for score in published_scores(other)] == [
+        "macro_f1 0.781 (gurgurov2025/table15, other settings there: train.task.epochs 3 → 20)"
+    ]
+
+
+def test_no_published_score_for_a_setting_that_no_paper_has(maker: RecordMaker):
+    job = read(TABLE15, ["lang=mt", "seed=1"]).jobs[0]
+    record = json.loads((maker.write(job, 0.5) / RECORD).read_text())
+    assert len(published_scores(record)) == 1
+    assert published_scores({**record, "lang": "en"}) == []
+    assert published_scores({**record, "model": "miniature"}) == []
+    assert published_scores({**record, "task": "mini_topic"}) == []

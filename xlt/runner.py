@@ -146,13 +146,16 @@ def runtime_of(experiment: Experiment, device: torch.device, overrides: list[str
 
 
 def closing_lines(records: Sequence[Record], experiment: Experiment, store: Store, overrides: list[str]) -> str:
-    """What the screen shows last: of each target language the score with its interval, the baseline, and where the record is; of
-    several the mean."""
+    """What the screen shows last: of each target language the score with its interval, what papers print for the same setting,
+    the baseline, and where the record is; of several the mean."""
+    from xlt.report.paper import published_scores
+
     adapted = records[0]["method"] is not None
     baselines = experiment.without_language_module().evaluations if adapted else ()
     lines, missing = [], False
     for number, record in enumerate(records):
         lines.append(f"score     {score_line(record)}")
+        lines += [f"published {published}" for published in published_scores(record)]
         baseline = find(baselines[number], store) if adapted else None
         if baseline is not None:
             content = json.loads((baseline.folder / RECORD).read_text(encoding="utf-8"))

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
 import xlt.conf
 from xlt.analysis.published import tables as printed
 from xlt.cli import compose, explain, normalised
 from xlt.errors import UserError
-from xlt.paper import PaperTable, typed
+from xlt.paper import PaperTable, Part, typed
 from xlt.report.cells import Text
 from xlt.report.comparison import Comparison, collect
+from xlt.report.correlations import correlations, only_needed
 from xlt.report.gains import gains
-from xlt.report.records import Stores
+from xlt.report.records import Stores, in_force
 from xlt.report.table import Column, Row, Table
 from xlt.report.views import grid, listing, number
+from xlt.store import differences
 
 _FOLDER = Path(next(iter(xlt.conf.__path__))) / "paper"
 
@@ -39,6 +45,8 @@ def compared(
         UserError: an unknown table or setting, or a folder that is no store.
     """
     table = read(name, settings)
+    if table.correlations_of:
+        return [correlations(table, lambda other: compare(only_needed(read(other, settings)), settings, stores))]
     if table.waits_for:
         return [printed_alone(name, f"Not to be run yet: it waits for {table.waits_for}.")]
     comparison = compare(table, settings, stores)
@@ -107,13 +115,76 @@ def compare(table: PaperTable, settings: Sequence[str] = (), stores: Sequence[Pa
         raise UserError(message) from error
     if stores is None:
         paths = next(iter(configs.values())).paths
-        stores = [Path(paths.store or Path(paths.outputs) / "store").expanduser()]
-        if not stores[0].is_dir():
-            raise UserError(
-                f"There are no runs yet: {stores[0]} is not there. Name a store with --store, or run the table first."
-            )
+        own = Path(paths.store or Path(paths.outputs) / "store").expanduser()
+        stores = [own] if (own / "evaluation").is_dir() else []
     published = printed.table(table.name) if table.name in printed.names() else None
     return collect(table, published, Stores(stores), configs)
+
+
+@dataclass(frozen=True)
+class PublishedScore:
+    """What a paper prints for the setting of a run.
+
+    Attributes:
+        score: on the scale of records, shares rather than percents.
+        differences: settings of the run that are not the paper's, `train.task.epochs 3 → 20`.
+    """
+
+    table: str
+    metric: str
+    score: float
+    differences: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = f" and {len(self.differences) - 2} more" if len(self.differences) > 2 else ""
+        other = f", other settings there: {', '.join(self.differences[:2])}{more}" if self.differences else ""
+        return f"{self.metric} {self.score:.3f} ({self.table}{other})"
+
+
+def published_scores(record: Mapping[str, Any]) -> list[PublishedScore]:
+    """The printed scores for a run's model, method, source of text, language, task and transfer, in the tables of conf/paper; of
+    several columns that differ in less, the nearest."""
+    found = []
+    for name in names():
+        text = (_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+        if f"task: {record['task']}" in text and f"model: {record['model']}" in text:
+            table = _read_once(name)
+            scores = [score for part in table.parts if (score := _published_score(table, part, record)) is not None]
+            for metric in dict.fromkeys(score.metric for score in scores):
+                same = [score for score in scores if score.metric == metric]
+                found.append(min(same, key=lambda score: len(score.differences)))
+    return found
+
+
+def _published_score(table: PaperTable, part: Part, record: Mapping[str, Any]) -> PublishedScore | None:
+    row = printed.table(table.name).row(**part.published)
+    cell = row.languages.get(record["lang"])
+    job = next((job for job in table.jobs if (job.block, job.column) == (part.block, part.column)), None)
+    if cell is None or job is None or (record["method"] is None) != (job.choices.get("method") == "none"):
+        return None
+    chosen = {
+        axis: job.choices.get(axis) for axis in ("model", "task", "method", "data", "task_method") if record[axis] is not None
+    }
+    if any(choice not in (None, "hf", record[axis]) for axis, choice in chosen.items()):
+        return None
+    wanted = OmegaConf.to_container(_composed_once(tuple(job.overrides())), resolve=True)
+    ours, theirs = in_force(record["config"], record), in_force(wanted, record)
+    axes = [axis for axis in ("model", "method", "task_method", "data", "task", "transfer") if axis in ours]
+    if any(ours[axis]["name"] != theirs[axis]["name"] for axis in axes) or ours.get("source") != theirs.get("source"):
+        return None
+    other = tuple(line for line in differences(ours, theirs) if not line.endswith((" added", " removed")))
+    metric = part.metric or record["metric"]
+    return PublishedScore(table.name, metric, cell.value / table.scale, other)
+
+
+@lru_cache
+def _read_once(name: str) -> PaperTable:
+    return read(name)
+
+
+@lru_cache
+def _composed_once(overrides: tuple[str, ...]) -> DictConfig:
+    return compose(normalised(list(overrides)))
 
 
 def printed_alone(name: str, remark: str = "") -> Table:

@@ -9,7 +9,7 @@ tables 17, 20 and 23 add megabytes of ConceptNet to gigabytes of pretraining tex
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from xlt.languages import load_languages
 
 TABLES = (12, 14, 17, 20, 23)
 _BACKBONES = {"mBERT": "mbert", "XLM-R": "xlmr"}
-_SCORES = {  # the tables of scores per language
+SCORES = {  # the tables of scores per language
     ("MLM", "mBERT"): 10, ("MLM", "XLM-R"): 11, ("TC", "mBERT"): 15, ("TC", "XLM-R"): 16,
     ("NER", "mBERT"): 18, ("NER", "XLM-R"): 19, ("SA", "mBERT"): 21, ("SA", "XLM-R"): 22,
 }  # fmt: skip
@@ -93,10 +93,15 @@ def what_it_is(row: PrintedCorrelation) -> Recipe | None:
     return min(fitting, key=lambda recipe: (not recipe.as_captioned, row.distance(recipe.correlation)), default=None)
 
 
-def recipes(row: PrintedCorrelation) -> list[Recipe]:
-    """What a row may be, its caption's meaning first."""
+def recipes(row: PrintedCorrelation, scores: Scores | None = None) -> list[Recipe]:
+    """What a row may be, its caption's meaning first.
+
+    Args:
+        scores: where the numbers per language are from; None takes those that are printed.
+    """
+    scores = scores or printed_scores
     if row.number == 12:
-        return _perplexity_recipes(row)
+        return _perplexity_recipes(row, scores)
     base, adapted = ("base", ""), ("Seq_bn" if row.number == 14 else "Seq_bn_inv", row.data)
     label, setting = ("before adaptation", base) if row.label == "pre-adapt" else (f"after {adapted[0]} ({row.data})", adapted)
     f1 = scores(row.task, row.model, *setting)
@@ -115,7 +120,7 @@ def recipes(row: PrintedCorrelation) -> list[Recipe]:
     return [both, Recipe(f"F1 {label} and GB of pretraining text + MB of ConceptNet, as if they were GB", False, mixed)]
 
 
-def _perplexity_recipes(row: PrintedCorrelation) -> list[Recipe]:
+def _perplexity_recipes(row: PrintedCorrelation, scores: Scores) -> list[Recipe]:
     """Table 12: pseudo-perplexity before or after adaptation against pretraining text, without or with that of adaptation."""
     pretraining = _of_seen(row.model)
     if row.model == "XLM-R":
@@ -137,13 +142,17 @@ def _perplexity_recipes(row: PrintedCorrelation) -> list[Recipe]:
     ]
 
 
+Scores = Callable[[str, str, str, str], Mapping[str, float]]
+"""The scores per language of a task, model, method and source of text, by the paper's labels."""
+
+
 @cache
-def scores(task: str, model: str, method: str, data: str) -> Mapping[str, float]:
+def printed_scores(task: str, model: str, method: str, data: str) -> Mapping[str, float]:
     """The numbers per language of one setting (F1 of TC, NER, SA; pseudo-perplexity for MLM), by the paper's own labels.
 
     The row of Sundanese that table 16 lacks is filled with what its averages imply.
     """
-    published = table(f"gurgurov2025/table{_SCORES[task, model]}")
+    published = table(f"gurgurov2025/table{SCORES[task, model]}")
     row = published.row(method=method, data=data)
     missing = [language for language in table("gurgurov2025/table15").languages if language not in row.languages]
     return row.values() | {language: implied(published, row, language) for language in missing}
