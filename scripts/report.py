@@ -1,5 +1,5 @@
-"""Make the page of results, outputs/report/index.html: every run, with filters, plots and all that is known of it, and the tables of
-papers that runs belong to.
+"""Make the page of results, outputs/report/index.html: every run, with filters, plots and all that is known of it, and the
+tables of papers that runs belong to.
 
 python scripts/report.py                                              the runs below outputs/
 python scripts/report.py paths.outputs=/data/outputs                  elsewhere; paths.store and paths.languages as for run.py

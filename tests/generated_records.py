@@ -9,8 +9,10 @@ import json
 import random
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -37,11 +39,11 @@ class Generated:
 
     def __init__(self, outputs: Path, points: int = 50) -> None:
         self.outputs, self.points = outputs, points
+        self.method_fields: dict[str, Any] = {}  # of the methods of further runs, beside their names
         self._draw = random.Random(0)
-        self._configs: dict[tuple[str, str], dict[str, Any]] = {}
 
     def run(self, lang: str = "mt", method: str = "none", model: str = "mbert", seed: int = 0, skill: float = 0.5,
-            **changes: Any) -> Path:  # fmt: skip
+            changes: Mapping[str, Any] = MappingProxyType({})) -> Path:  # fmt: skip
         """One run; returns the folder of its evaluation.
 
         Args:
@@ -54,7 +56,7 @@ class Generated:
         if method != "none":
             text = _step("text", {"data": "glotcc", "lang": lang})
             tokens = _step("tokens", {"length": 512}, tokenizer=backbone, text=text)
-            module = _step("language_module", {"method": method}, backbone=backbone, tokens=tokens)
+            module = _step("language_module", {"method": method, **self.method_fields}, backbone=backbone, tokens=tokens)
             task_inputs["language_module"] = module
             size = 10_000 * (1 + sum(map(ord, lang + method)) % 997)
             self._write("text", f"glotcc-{lang}", text, {}, summary=_card(size))
@@ -76,14 +78,14 @@ class Generated:
         record = {
             "model": model, "method": method if module else None, "task_method": "seq_bn", "data": "glotcc" if module else None,
             "task": "sib200", "transfer": "in_language", "source": None, "source_task": None, "shots": None, "seed": seed,
-            "language_seed": 0, "store": str(self.outputs / "store"), "config": self._config(method, model, lang, seed), "lang": lang,
+            "language_seed": 0, "store": str(self.outputs / "store"), "lang": lang,
+            "config": {**_config(method, model), "lang": lang, "seed": seed},
             "overrides": overrides, "metric": "macro_f1", "metrics": {"macro_f1": sum(right) / EXAMPLES, "accuracy": 0.5},
             "intervals": {"macro_f1": [0.3, 0.7], "accuracy": [0.4, 0.6]}, "test_size": EXAMPLES,
             "fingerprint": fingerprint(evaluation),
             "fingerprints": {f"{kind}/{names[kind]}": digest for kind, digest in _ancestors(evaluation).items()},
             "revisions": {f"backbone/{model}": {"id": model, "revision": "abc"}}, "payload": evaluation, **_MACHINE,
-            "training": {role: {**_FIGURES, "seconds": self._draw.random() * 100, "best": {"macro_f1": 0.6}, **_COSTS, "device": "a processor"}
-                         for role in (["language_module"] if module else []) + ["task_module"]},
+            "training": {role: self._training() for role in [*(["language_module"] if module else []), "task_module"]},
             **changes,
         }  # fmt: skip
         files = {
@@ -96,17 +98,14 @@ class Generated:
         copy.write_text(files["result.json"])
         return folder
 
-    def _config(self, method: str, model: str, lang: str, seed: int) -> dict[str, Any]:
-        if (method, model) not in self._configs:
-            config = compose([f"model={model}", f"method={method}", "lang=mt", f"paths.outputs={self.outputs}"])
-            self._configs[method, model] = OmegaConf.to_container(config, resolve=True)
-        return {**self._configs[method, model], "lang": lang, "seed": seed}
+    def _training(self) -> dict[str, Any]:
+        return {**_FIGURES, **_COSTS, "seconds": self._draw.random() * 100, "best": {"macro_f1": 0.6}, "device": "a processor"}
 
     def _write_module(self, kind: str, label: str, payload: Mapping[str, Any], best: Mapping[str, float]) -> None:
         steps = [20 * (place + 1) for place in range(self.points)]
         result = {
-            "best": best, "best_step": 900, "evaluations": [{"step": step, **best} for step in steps],
-            "curve": [[step, 1 / step + self._draw.random()] for step in steps], "steps": 1000, "seconds": 60.0, "tokens": 512_000,
+            **_FIGURES, "best": best, "evaluations": [{"step": step, **best} for step in steps],
+            "curve": [[step, 1 / step + self._draw.random()] for step in steps],
         }  # fmt: skip
         self._write(kind, label, payload, {"training.json": json.dumps(result)}, summary={**_FIGURES, "best": best})
 
@@ -132,6 +131,11 @@ class Generated:
                         "summary": summary or {}, "provenance": {**_MACHINE, **_COSTS}}  # fmt: skip
             (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
         return folder
+
+
+@cache
+def _config(method: str, model: str) -> dict[str, Any]:
+    return OmegaConf.to_container(compose([f"model={model}", f"method={method}", "lang=mt"]), resolve=True)
 
 
 def _step(kind: str, fields: Mapping[str, Any], **inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,9 @@ def test_seeds_that_only_one_side_has_are_left_out(records: dict[str, list[Recor
 def test_other_test_examples(records: dict[str, list[Record]], tmp_path: Path) -> None:
     rows = records["weak"][1].predictions()
     (tmp_path / "other.jsonl").write_text("".join(json.dumps({**row, "id": f"x{row['id']}"}) + "\n" for row in rows))
-    other = Record(dict(records["weak"][1]), tmp_path / "result.json", tmp_path / "other.jsonl")
+    inputs = {**records["weak"][1]["payload"]["inputs"], "test_examples": {"kind": "examples", "fields": "others"}}
+    content = {**records["weak"][1], "payload": {**records["weak"][1]["payload"], "inputs": inputs}}
+    other = Record(content, tmp_path / "result.json", tmp_path / "other.jsonl")
     with pytest.raises(UserError, match="same test examples"):
         System([records["weak"][0], other])
     with pytest.raises(UserError, match="compared in pairs"):

@@ -119,6 +119,7 @@ class PageData:
         return {
             "fields": {"system": SYSTEM_FIELDS, "run": RUN_FIELDS, "step": STEP_FIELDS},
             "axes": {axis: numbered.values for axis, numbered in self._axes.items()},
+            "resampled": len(self.records) <= RESAMPLED,
             "languages": {system.records[0]["lang"]: self._language_of(system.records[0]) for system in self.systems},
             "metrics": self._metrics.values,
             "settings": self._settings.values,

@@ -79,11 +79,6 @@ def with_runs(store: Path, asked: Sequence[str] | None = None, test: bool = True
     return found
 
 
-def names() -> list[str]:
-    """All tables of conf/paper, `gurgurov2025/table15`."""
-    return sorted(file.relative_to(_FOLDER).with_suffix("").as_posix() for file in _FOLDER.glob("*/table*.yaml"))
-
-
 def read(name: str, settings: Sequence[str] = ()) -> PaperTable:
     """The sweep behind a table with what was given on the command line.
 

@@ -126,7 +126,7 @@ class Table:
         return "\n".join([*lines, r"\end{table}"]) + "\n"
 
     def html(self) -> str:
-        """A `<table>` with a caption; cells of numbers have the whole value as `data-value`, cells of runs these as `data-runs`."""
+        """A `<table>` with a caption; cells of numbers have the whole value as `data-value`, those of runs `data-runs`."""
 
         def shown(cell: Cell) -> str:
             text = html.escape(cell.text())

@@ -178,7 +178,7 @@ const COLUMNS = [
   SYSTEMS.some((system) => system.variant) && { key: "variant", title: "Differs in" },
   !oneMetric && { key: "metric", title: "Metric" },
   { key: "mean", title: oneMetric && SYSTEMS.length ? SYSTEMS[0].metric : "Score", figure: true },
-  { key: "interval", title: "95 % interval", figure: true, fixed: true },
+  SYSTEMS.some((system) => system.interval) && { key: "interval", title: "95 % interval", figure: true, fixed: true },
   SYSTEMS.some((system) => system.gain) && { key: "gained", title: "Gain over none", figure: true },
   { key: "seeds", title: "Seeds", figure: true },
 ].filter(Boolean);
@@ -206,8 +206,9 @@ function makeTable() {
   const shared = AXES.filter((axis) => !varies(axis) && axis !== "task" && axis !== "lang" && DATA.axes[axis][0] !== "none");
   byId("shared").textContent = shared.map((axis) => `${TITLES[axis]}: ${DATA.axes[axis][0]}`).join("; ");
   byId("shared").hidden = !shared.length;
-  byId("legend").textContent = "Scores are means over seeds ± one standard deviation. Intervals come from resampling test examples"
-    + (SYSTEMS.some((system) => system.gain) ? "; gains are paired with the runs that have no language module, by seed and example." : ".");
+  byId("legend").textContent = "Scores are means over seeds ± one standard deviation. "
+    + (DATA.resampled ? "Intervals come from resampling test examples. " : "Means and gains of so many runs are shown without intervals. ")
+    + (SYSTEMS.some((system) => system.gain) ? "Gains are over the same runs without a language module, seed by seed." : "");
 }
 
 function sortVisible() {

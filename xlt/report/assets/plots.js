@@ -149,6 +149,7 @@ function drawMarks(u, { shown, series, colours, zero, ink, line }, active) {
   context.beginPath();
   context.rect(u.bbox.left, u.bbox.top, u.bbox.width, u.bbox.height);
   context.clip();
+  context.setLineDash([]);
   if (zero) {
     const y = u.valToPos(0, "y", true);
     context.strokeStyle = line;
@@ -188,6 +189,7 @@ function keysOf(series, colours, off, changed) {
     if (one.joined) {
       context.setLineDash(number >= 4 ? [8, 5] : []);
       context.strokeRect(0, 14, 28, 0);
+      context.setLineDash([]);
     }
     if (one.joined !== "densely") mark(context, SHAPES[number % MOST_SERIES], 14, 14, 9);
     const button = element("button", { type: "button", ariaPressed: "true" }, canvas, one.name);
@@ -238,8 +240,9 @@ function every(labels, width) {
 function seriesOf(systems, axis) {
   const counts = new Map();
   for (const system of systems) counts.set(system[axis], (counts.get(system[axis]) || 0) + 1);
-  const names = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a)).slice(0, MOST_SERIES);
-  names.sort((a, b) => (b === "none") - (a === "none") || a.localeCompare(b, "en", { numeric: true }));
+  const noneFirst = (a, b) => (b === "none") - (a === "none");
+  const names = [...counts.keys()].sort((a, b) => noneFirst(a, b) || counts.get(b) - counts.get(a)).slice(0, MOST_SERIES);
+  names.sort((a, b) => noneFirst(a, b) || a.localeCompare(b, "en", { numeric: true }));
   return { names, missing: counts.size - names.length };
 }
 
