@@ -200,6 +200,11 @@ def printed_alone(name: str, remark: str = "") -> Table:
     return Table(name, tuple(heads), tuple(rows), tuple(filter(None, (f"Published: {published.source}.", remark))))
 
 
+def names() -> list[str]:
+    """The tables of conf/paper."""
+    return sorted(file.relative_to(_FOLDER).with_suffix("").as_posix() for file in _FOLDER.glob("*/table*.yaml"))
+
+
 def overview() -> str:
     """All tables: those that can be run with what they are, the others with what they wait for."""
     lines = []
