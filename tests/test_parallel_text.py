@@ -25,7 +25,7 @@ from xlt.tasks.resemblance import key
 from xlt.translation.parallel_text import FilePairs, HubPairs, ParallelText
 
 LANGUAGES = load_languages()
-ES, QU, JV, ID = map(LANGUAGES.find, ("es", "qu", "jv", "id"))
+ES, QU, JV, ID, BBC = map(LANGUAGES.find, ("es", "qu", "jv", "id", "bbc"))
 PAIRS = [(f"la casa número {number}", f"{number} yupaysapa wasi") for number in range(60)]
 
 
@@ -75,7 +75,7 @@ def aligned(folder: Path) -> FilePairs:
 def comma_separated(folder: Path) -> FilePairs:
     """As NusaX-MT: a column a language by its name, the numbers of the rows in one without a name."""
     rows = [f"{number},{source},{target}" for number, (source, target) in enumerate(PAIRS)]
-    (folder / "train.csv").write_text("\n".join([",indonesian,javanese", *rows]), encoding="utf-8")
+    (folder / "train.csv").write_text("\n".join([",indonesian,toba_batak", *rows]), encoding="utf-8")
     return FilePairs(path=f"{folder}/train.csv")
 
 
@@ -84,7 +84,7 @@ def named_columns(folder: Path) -> FilePairs:
     return FilePairs(path=str(path), columns={"es": "Spanish", "qu": "Ayacucho"})
 
 
-@pytest.mark.parametrize(("make", "languages"), [(aligned, (ES, QU)), (comma_separated, (ID, JV)), (named_columns, (ES, QU))])
+@pytest.mark.parametrize(("make", "languages"), [(aligned, (ES, QU)), (comma_separated, (ID, BBC)), (named_columns, (ES, QU))])
 def test_files_yield_their_pairs(tmp_path: Path, make: Any, languages: tuple[Language, Language]) -> None:
     found = everything(made(tmp_path / "made", make(tmp_path), *languages), *languages)
     assert sorted(pair for pairs in found.values() for pair in pairs) == sorted(PAIRS)

@@ -425,6 +425,24 @@ def test_a_language_is_refused_with_its_neighbours(tmp_path: Path) -> None:
         drawn(tmp_path, "es", "de", *chosen, "+translator.spelling.de=bar_Latn")
 
 
+@pytest.mark.parametrize(
+    ("missing", "complaint"),
+    [
+        ("config.json", "holds no config.json"),
+        ("model.safetensors", "holds no weights"),
+        ("tokenizer.json", "holds no tokenizer"),
+        ("", "neither a folder here nor a model id"),
+    ],
+)
+def test_a_folder_that_lacks_something_is_refused_before_training(tmp_path: Path, missing: str, complaint: str) -> None:
+    folder, _ = saved(tmp_path / "tiny")
+    if missing:
+        (folder / missing).unlink()
+    path = folder if missing else tmp_path / "nowhere"
+    with pytest.raises(UserError, match=complaint):
+        drawn(tmp_path, "es", "qu", "translator=seq2seq", f"translator.path={path}", "translator/adaptation=fine_tuning")
+
+
 def test_an_encoder_is_refused(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "bert", "bert")
     with pytest.raises(UserError, match="cannot be read as an encoder-decoder"):

@@ -131,7 +131,7 @@ class Hub:
             path = source.folder / "config.json"
             if not path.is_file():
                 raise UserError(
-                    f"model.path={source.name} holds no config.json: it is not a model folder as `save_pretrained` writes it."
+                    f"The model {source.name} holds no config.json: it is not a model folder as `save_pretrained` writes it."
                 )
         else:
             found = self._fetch(source, "model", ["config.json"])
@@ -147,7 +147,7 @@ class Hub:
         """Refuse a folder without tokenizer: transformers would make one up that knows no word."""
         if source.folder is not None and not any(file for pattern in _TOKENIZER_FILES for file in source.folder.glob(pattern)):
             raise UserError(
-                f"model.path={source.name} holds no tokenizer ({', '.join(_TOKENIZER_FILES)}): save it there with "
+                f"The model {source.name} holds no tokenizer ({', '.join(_TOKENIZER_FILES)}): save it there with "
                 "`tokenizer.save_pretrained`, or fetch the model again."
             )
 
@@ -162,7 +162,7 @@ class Hub:
             return None
         if not any(file for pattern in _WEIGHTS for file in source.folder.glob(pattern)):
             raise UserError(
-                f"model.path={source.name} holds no weights (model.safetensors or pytorch_model.bin). If the folder is a "
+                f"The model {source.name} holds no weights (model.safetensors or pytorch_model.bin). If the folder is a "
                 "clone, its large files may be missing: `git lfs pull`, or `hf download` the model again."
             )
         names: set[str] = set()

@@ -181,7 +181,7 @@ class FilePairs(ParallelText):
 
     def _column(self, language: Language, row: dict[str, Any], file: Path) -> str:
         wanted = self.columns.get(language.key)
-        names = [wanted] if wanted else [language.key, language.name.lower()]
+        names = [wanted] if wanted else [language.key, language.name.lower().replace(" ", "_")]
         found = next((name for name in names if name in row), None)
         if found is None:
             columns = [str(name) for name in row if name]

@@ -161,7 +161,9 @@ class PretrainedTranslator(SequenceToSequenceTranslator):
     def draw_model(self, experiment: Experiment, source: Language, target: Language) -> TranslationModelStep:
         found = experiment.hub.source(self.path, "model", self.revision)
         step = PretrainedTranslationModelStep(self.label, found, experiment.hub)
-        experiment.hub.model_config(found)  # refuses a folder that is none
+        _ = step.shape
+        experiment.hub.check_tokenizer(found)
+        experiment.hub.weight_names(found)
         return step
 
     def vocabulary(self, experiment: Experiment, model: PretrainedTranslationModelStep) -> Any:
