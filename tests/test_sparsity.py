@@ -89,7 +89,14 @@ def sized(runs: Runs, hits: int, language: dict[str, Any], task: dict[str, Any],
     """The record of a run with modules of such sizes, so many of whose 100 answers are right."""
     record = runs.record(right(hits, 100 - hits), **settings)
     config = {**record["config"], "method": {"name": "lt_sft", **language}, "task_method": {"name": "lt_sft", **task}}
-    alike = {"task": "letters", "model": "mbert", "transfer": "zero_shot", "source": ["en"], "shots": None}
+    alike = {
+        "task": "letters",
+        "model": "mbert",
+        "transfer": "zero_shot",
+        "source": ["en"],
+        "shots": None,
+        "payload": {"inputs": {}},
+    }
     return Record({**record, **alike, "config": config}, record.path, record.predictions_path)
 
 
