@@ -1,7 +1,8 @@
-"""See and clean the store.
+"""See and clean the store, and take its records along.
 
 python scripts/store.py list [--store outputs/store]
 python scripts/store.py prune [--kinds tokens text] [--yes]
+python scripts/store.py export --to records.parquet           every record as a row; or records.csv
 """
 
 from __future__ import annotations
@@ -9,21 +10,30 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from xlt.errors import UserError
+from xlt.report.export import export
+from xlt.report.records import Stores
 from xlt.store import Store
 
 
 def main() -> None:
     """Parse the command line and do it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("list", "prune"))
+    parser.add_argument("action", choices=("list", "prune", "export"))
     parser.add_argument("--store", type=Path, default=Path("outputs/store"))
     parser.add_argument(
         "--kinds", nargs="+", default=[], help="prune all artifacts of these kinds, also those that records were made from"
     )
+    parser.add_argument("--to", type=Path, default=Path("records.parquet"), help="file of export, .parquet or .csv")
     parser.add_argument("--yes", action="store_true", help="prune; without it, only say what would go")
     arguments = parser.parse_args()
     store = Store(arguments.store)
-    if arguments.action == "list":
+    if arguments.action == "export":
+        try:
+            print(f"{export(Stores([arguments.store]), arguments.to)} records in {arguments.to}")
+        except UserError as error:
+            parser.exit(2, f"error: {error}\n")
+    elif arguments.action == "list":
         show(store)
     else:
         prune(store, arguments.kinds, arguments.yes)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 
 import pytest
 from made_records import RecordMaker
+from pyarrow import parquet
+from pyarrow.csv import read_csv
 
 from xlt.analysis.published import tables as printed
 from xlt.cli import compose, exit_status, normalised
@@ -16,9 +19,12 @@ from xlt.experiment import Experiment
 from xlt.paper import Job, PaperTable, written
 from xlt.record import RECORD
 from xlt.report.cells import Missing, Number
+from xlt.report.export import export
 from xlt.report.paper import compare, compared, names, overview, published_scores, read
+from xlt.report.records import MACHINE_SETTINGS, Stores
 from xlt.report.table import Table
 from xlt.store import MANIFEST, hash_file
+from xlt.training.settings import LoopSettings
 
 TABLE15 = "gurgurov2025/table15"
 SMALL = {
@@ -141,6 +147,16 @@ def test_a_sweep_can_be_planned(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "3 runs:" in shown and "2 language modules, 3 task modules" in shown
 
 
+def test_a_rehearsal_puts_the_miniature_world_in_the_place_of_all():
+    table = read(TABLE15, ["+rehearsal=miniature", "seed=0"])
+    assert len(table.jobs) == 4 * 8
+    assert {job.choices["task"] for job in table.jobs} == {"mini_topic"}
+    assert {job.choices.get("data") for job in table.jobs} == {None, "miniature", "mini_conceptnet"}
+    assert not any(key.startswith(("train.", "rehearsal")) for job in table.jobs for key in job.choices)
+    sources = {tuple(job.choices["source"]) for job in read("unibridge2024/table1", ["+rehearsal=miniature"]).jobs}
+    assert sources == {("qaa", "qab", "qac", "qbb", "qbc")}
+
+
 def test_a_mistake_in_a_sweep_is_told(capsys: pytest.CaptureFixture[str]):
     assert exit_status(["-m", f"+paper={TABLE15}", "data=miniature"]) == 2
     assert "differ in data" in capsys.readouterr().err
@@ -220,6 +236,11 @@ def test_what_is_not_in_force_does_not_matter(maker: RecordMaker):
     for job in table.jobs:
         maker.write(job, 0.5, data__name="conceptnet", train__language__loop__steps=7, train__task__micro_batch_size=4)
     assert cell(shown(settings, maker, test=False), "mt", "none ours").value == pytest.approx(50.0)
+
+
+def test_settings_of_machines_are_those_that_no_fingerprint_holds():
+    loop = {field.name for field in dataclasses.fields(LoopSettings) if not field.metadata.get("identity", True)}
+    assert loop == MACHINE_SETTINGS
 
 
 def test_records_that_lie_are_kept_out_and_named(maker: RecordMaker):
@@ -390,3 +411,29 @@ def test_no_published_score_for_a_setting_that_no_paper_has(maker: RecordMaker):
     assert published_scores({**record, "lang": "en"}) == []
     assert published_scores({**record, "model": "miniature"}) == []
     assert published_scores({**record, "task": "mini_topic"}) == []
+
+
+# ---- for other tools
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_records_as_one_table(maker: RecordMaker, tmp_path: Path, ending: str):
+    table, _ = table15("mt", "none,lora")
+    folders = [maker.write(job, 0.5) for job in table.jobs]
+    (folders[0] / RECORD).write_text((folders[0] / RECORD).read_text().replace('"test_size": 60', '"test_size": 61'))
+    file = tmp_path / f"records.{ending}"
+    assert export(Stores([maker.store]), file) == 4
+    rows = (read_csv(file) if ending == "csv" else parquet.read_table(file)).to_pylist()
+    by_path = {row["path"]: row for row in rows}
+    one = by_path[str(folders[-1] / RECORD)]
+    assert (one["model"], one["method"], one["lang"], one["seed"], one["macro_f1"]) == ("mbert", "lora", "mt", 2, 0.5)
+    assert "changed after it was stored" in by_path[str(folders[0] / RECORD)]["problem"]
+    assert not one["problem"]
+
+
+def test_an_export_of_nothing_is_refused(maker: RecordMaker, tmp_path: Path):
+    (maker.store / "evaluation").mkdir(parents=True)
+    with pytest.raises(UserError, match="nothing to write"):
+        export(Stores([maker.store]), tmp_path / "records.csv")
+    with pytest.raises(UserError, match="neither"):
+        export(Stores([maker.store]), tmp_path / "records.xlsx")

@@ -18,7 +18,7 @@
 
 What is given on the command line takes the place of the table's own: other languages, seeds, a model, a task. A choice in which
 the columns differ can only be narrowed down (`method=none,lora`), unless `paper.instead` says what stands for what
-(`'+paper.instead.data={glotcc: miniature}'`).
+(`'+paper.instead.data={glotcc: miniature}'`; for all at once, `+rehearsal=miniature`).
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ from omegaconf import DictConfig, OmegaConf
 from xlt.errors import UserError, suggest
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./@+-]+")
+RECIPES = ("paper", "rehearsal")
+"""What is chosen for a sweep as a whole, and not for its runs."""
+
 _SWEPT = ("lang", "seed")
 _KEYS = {
     "published", "choices", "lang", "seed", "columns", "blocks", "baseline", "scale", "less_is_better", "metric", "waits_for",
@@ -151,6 +154,8 @@ class PaperTable:
 
         def other(job: Job) -> Job:
             value = job.choices.get(axis)
+            if isinstance(value, list):
+                return replace(job, choices=_chosen(job.choices, axis, [standing.get(one, one) for one in value]))
             if value not in standing:
                 return job
             if isinstance(standing[value], Mapping):
@@ -213,11 +218,11 @@ class Typed(str):
 
 
 def typed(overrides: Iterable[Override]) -> dict[str, list[Typed]]:
-    """The values given on a command line by key, those of `paper` itself aside; several are swept."""
+    """The values given on a command line by key, those for the sweep as a whole aside; several are swept."""
     found: dict[str, list[Typed]] = {}
     for override in overrides:
         key = override.get_key_element().rpartition("@")[2]  # method@task_method is how Hydra calls task_method
-        if key.lstrip("+~").partition(".")[0] != "paper":
+        if key.lstrip("+~").partition(".")[0] not in RECIPES:
             swept = override.is_sweep_override() and override.is_discrete_sweep()
             values = override.sweep_string_iterator() if swept else [override.get_value_element_as_str()]
             found[key] = [Typed(value) for value in values]

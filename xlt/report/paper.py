@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +17,7 @@ import xlt.conf
 from xlt.analysis.published import tables as printed
 from xlt.cli import compose, explain, normalised
 from xlt.errors import UserError
-from xlt.paper import PaperTable, Part, typed
+from xlt.paper import RECIPES, PaperTable, Part, typed
 from xlt.report.cells import Text
 from xlt.report.comparison import Comparison, collect
 from xlt.report.correlations import correlations, only_needed
@@ -85,7 +86,7 @@ def read(name: str, settings: Sequence[str] = ()) -> PaperTable:
     Raises:
         UserError: an unknown table or setting.
     """
-    own = [text for text in settings if text.lstrip("+~").startswith("paper.")]
+    own = [text for text in settings if re.split(r"[.=]", text.lstrip("+~"))[0] in RECIPES]
     try:
         config = compose([f"+paper={name}", *own])
         given = typed(OverridesParser.create().parse_overrides([text for text in settings if text not in own]))
