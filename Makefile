@@ -12,7 +12,7 @@ METHODS ?= none,seq_bn_inv
 ALL := none,seq_bn,seq_bn_inv,madx2,double_seq_bn,par_bn,lora,ia3,prefix_tuning,full
 LANGS ?= qaa,qad,qae
 
-.PHONY: help setup demo test test-fast lint miniature
+.PHONY: help setup demo report test test-fast lint miniature
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,6 +33,12 @@ demo: setup ## what a language module buys in a language that the model knows an
 	@echo "Next: make demo METHODS=none,seq_bn,full LANGS=qad,qda       other methods; a language without relatives"
 	@echo "      $(BIN)/python scripts/miniature.py show qad            what these languages look like"
 	@echo "      $(BIN)/python run.py plan=true lang=mt method=seq_bn   the same for real: mBERT, GlotCC, SIB-200"
+
+# Where the runs are: make report OUTPUTS=/data/outputs
+OUTPUTS ?= outputs
+
+report: setup ## one page with all runs, plots and papers' tables: outputs/report/index.html
+	$(BIN)/python scripts/report.py paths.outputs=$(OUTPUTS)
 
 test: setup ## all tests: about eight minutes on two cores
 	$(BIN)/python -m pytest $(IN_PARALLEL)

@@ -49,7 +49,7 @@ def write_page(
     records, refused = sound_records(store)
     folders, unlike = copies_of(outputs, records, refused)
     refused += unlike
-    beside = with_runs(store.root, tables, test=len(records) <= RESAMPLED)
+    beside = with_runs(store.root, records, tables, test=len(records) <= RESAMPLED)
     data = PageData(records, [store], folders, languages).collect()
     named = [[str(entry.path), entry.why] for entry in refused[:_REFUSED]]
     data |= {"outputs": str(outputs), "refused": named, "refused_count": len(refused)}
@@ -87,7 +87,7 @@ def assemble(data: Mapping[str, Any], tables: Sequence[Table] = ()) -> str:
         "base-uri 'none'; form-action 'none'",
         "version": html.escape(xlt.__version__),
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "tables": "\n".join(f'<div class="scrolls" tabindex="0" role="group">{table.html()}</div>' for table in tables),
+        "tables": "\n".join(map(_shown, sorted(tables, key=_without_runs))),
         "styles": "\n".join(f"<style>{text}</style>" for text in styles),
         "scripts": "\n".join(f"<script>{text}</script>" for text in scripts),
         "data": embedded(data),
@@ -95,6 +95,17 @@ def assemble(data: Mapping[str, Any], tables: Sequence[Table] = ()) -> str:
     page = _asset("page.html")
     before, *places = page.split("<!--=")
     return before + "".join(parts[name] + rest for name, _, rest in (place.partition("-->") for place in places))
+
+
+def _without_runs(table: Table) -> bool:
+    return not any(cell.runs for row in table.rows for cell in row.cells)
+
+
+def _shown(table: Table) -> str:
+    """A table that scrolls by itself; one without runs is folded."""
+    name = html.escape(table.title)
+    content = f'<div class="scrolls" tabindex="0" role="region" aria-label="{name}">{table.html()}</div>'
+    return f"<details><summary>{name}: published numbers alone</summary>{content}</details>" if _without_runs(table) else content
 
 
 def embedded(data: Any) -> str:

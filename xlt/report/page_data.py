@@ -16,6 +16,7 @@ from typing import Any
 
 from xlt.languages import LanguageTable
 from xlt.record import RECORD, Record
+from xlt.report.paper import published_scores
 from xlt.report.records import Refused
 from xlt.report.systems import System, baselines_of, systems_of
 from xlt.store import Artifact, Store, fingerprint
@@ -24,7 +25,7 @@ AXES = ("task", "lang", "method", "model", "task_method", "data", "transfer", "s
 """What systems can be filtered by: fields of a record."""
 
 SYSTEM_FIELDS = (
-    "axes", "variant", "metrics", "less_is_better", "interval", "gain", "bytes", "settings", "runs", "overrides",
+    "axes", "variant", "metrics", "less_is_better", "interval", "gain", "bytes", "settings", "runs", "overrides", "published",
 )  # fmt: skip
 RUN_FIELDS = ("seed", "fingerprint", "created", "scores", "ends", "test_size", "steps", "trainings", "machine", "folders")
 STEP_FIELDS = ("kind", "label", "fingerprint", "revision", "summary", "curves")
@@ -154,6 +155,7 @@ class PageData:
             settings,
             [self._run(record, names) for record in system.records],
             [text for text in record.get("overrides") or () if not text.startswith("seed=")] or None,
+            [str(score) for score in published_scores(record)] if resampled else [],
         ]
 
     def _gain(self, system: System, baseline: int | None, resampled: bool) -> list[Any] | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from xlt.analysis.published import tables as printed
 from xlt.cli import compose, explain, normalised
 from xlt.errors import UserError
 from xlt.paper import RECIPES, PaperTable, Part, typed
+from xlt.record import Record
 from xlt.report.cells import Text
 from xlt.report.comparison import Comparison, collect
 from xlt.report.correlations import correlations, only_needed
@@ -28,6 +29,7 @@ from xlt.report.views import grid, listing, number
 from xlt.store import differences
 
 _FOLDER = Path(next(iter(xlt.conf.__path__))) / "paper"
+_BY_ITSELF = "gurgurov2025/table12"
 
 
 def compared(
@@ -55,29 +57,46 @@ def compared(
     return [listing(comparison, tested)] if as_list else [grid(comparison, block, tested) for block in comparison.blocks]
 
 
-def with_runs(store: Path, asked: Sequence[str] | None = None, test: bool = True) -> list[Table]:
-    """The tables that some run in a store belongs to.
+def with_runs(store: Path, records: Sequence[Record], asked: Sequence[str] | None = None, test: bool = True) -> list[Table]:
+    """The tables that some run in a store belongs to, and one that says something by itself: what the correlations of
+    Gurgurov et al. 2025, table 12, are of.
 
     Args:
+        records: the store's.
         asked: these tables instead of all, each with settings behind its name, `gurgurov2025/table15 lang=mt`; shown in any case.
         test: whether gains over the baseline are tested.
 
     Raises:
         UserError: an unknown table or setting.
     """
-    if not (store / "evaluation").is_dir():
+    if not records:
         return []
+    pairs = {(record["task"], record["model"]) for record in records}
+    likely = [name for name in names() if name == _BY_ITSELF or _names_some(name, pairs)]
     found = []
-    for text in names() if asked is None else asked:
+    for text in likely if asked is None else asked:
         name, *settings = text.split()
         table = read(name, settings)
-        if table.waits_for:
-            continue
-        comparison = compare(table, settings, [store])
-        if comparison.cells or asked is not None:
-            tested = gains(comparison) if test else {}
-            found += [grid(comparison, block, tested) for block in comparison.blocks]
+        if table.correlations_of:
+            found.append(correlations(table, partial(_compared_if_likely, settings=settings, store=store, pairs=pairs)))
+        elif not table.waits_for:
+            comparison = compare(table, settings, [store])
+            if comparison.cells or asked is not None:
+                tested = gains(comparison) if test else {}
+                found += [grid(comparison, block, tested) for block in comparison.blocks]
     return found
+
+
+def _compared_if_likely(name: str, settings: Sequence[str], store: Path, pairs: Set[tuple[str, str]]) -> Comparison:
+    """What our runs scored in the columns that correlations are of; composing their configurations takes seconds."""
+    table = only_needed(read(name, settings))
+    return compare(table, settings, [store]) if _names_some(name, pairs) else Comparison(table, None)
+
+
+def _names_some(name: str, pairs: Set[tuple[str, str]]) -> bool:
+    """Whether the file of a table names a task together with a model, or with one by its path."""
+    text = (_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    return any(f"task: {task}" in text and (f"model: {model}" in text or "model: hf" in text) for task, model in pairs)
 
 
 def read(name: str, settings: Sequence[str] = ()) -> PaperTable:
@@ -142,8 +161,7 @@ def published_scores(record: Mapping[str, Any]) -> list[PublishedScore]:
     several columns that differ in less, the nearest."""
     found = []
     for name in names():
-        text = (_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-        if f"task: {record['task']}" in text and f"model: {record['model']}" in text:
+        if _names_some(name, {(record["task"], record["model"])}):
             table = _read_once(name)
             scores = [score for part in table.parts if (score := _published_score(table, part, record)) is not None]
             for metric in dict.fromkeys(score.metric for score in scores):

@@ -51,6 +51,7 @@ function scoresPart(system) {
     grid("Scores", ["Metric", many ? `Mean of ${system.seeds} seeds` : "Score", ...(many ? ["± sd"] : [])], rows),
     system.interval && many ? element("p", { className: "quiet" }, `95 % interval of the mean ${system.metric}: ${range(...system.interval)}`) : null,
     gain,
+    ...system.published.map((text) => element("p", {}, `Published: ${text}`)),
   ].filter(Boolean);
 }
 
