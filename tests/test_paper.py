@@ -304,6 +304,8 @@ def test_invented_languages_have_a_mean(maker: RecordMaker):
         maker.write(job, 0.5 + 0.1 * number)
     found = shown(settings, maker, test=False)
     assert [row.cells[0].text() for row in found.rows] == ["qaa", "qab", "mean"]
+    assert [head.name for head in found.columns] == ["lang", "ours"]  # of which no paper has printed anything
+    assert not any("Published" in remark for remark in found.remarks)
     assert cell(found, "mean", "none ours").value == pytest.approx(55.0)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scipy import stats
-
 from xlt.errors import UserError
 
 
@@ -34,6 +32,8 @@ def correlate(one: Mapping[str, float], other: Mapping[str, float]) -> Correlati
     Raises:
         UserError: fewer than three languages, or a quantity that is the same for all.
     """
+    from scipy import stats
+
     languages = tuple(language for language in one if language in other)
     left, right = [one[language] for language in languages], [other[language] for language in languages]
     if len(languages) < 3 or len(set(left)) == 1 or len(set(right)) == 1:

@@ -20,7 +20,7 @@ def grid(comparison: Comparison, block: str, tested: Mapping[Place, Tested]) -> 
     """Languages by columns, as the paper prints it: printed, ours, and the difference."""
     columns = comparison.columns(block)
     ours = [column for column in columns if any(place[:2] == (block, column) for place in comparison.cells)]
-    printed = [column for column in columns if comparison.printed_row(block, column)]
+    printed = [column for column in columns if _is_printed(comparison, block, column)]
     heads = [Column("lang")]
     for column in columns:
         group = comparison.parts(block)[column].title.replace("/", " ")
@@ -105,6 +105,12 @@ def _disagreement(comparison: Comparison, block: str, column: str, name: str) ->
     return tuple(one.footnote() for one in found)
 
 
+def _is_printed(comparison: Comparison, block: str, column: str) -> bool:
+    """Whether the paper has numbers of a column: of one of the languages shown, or an average alone."""
+    row = comparison.printed_row(block, column)
+    return row is not None and (not row.languages or not row.languages.keys().isdisjoint(comparison.languages(block)))
+
+
 def _grid_row(
     comparison: Comparison,
     name: str,
@@ -161,16 +167,17 @@ def _title(comparison: Comparison, block: str) -> str:
 
 def _remarks(comparison: Comparison, block: str, tested: Mapping[Place, Tested]) -> tuple[str, ...]:
     """What holds for the whole table."""
-    lines = []
-    if comparison.published:
+    lines, seeds = [], comparison.seeds(block)
+    if comparison.published and any(_is_printed(comparison, block, column) for column in comparison.columns(block)):
         lines.append(f"Published: {comparison.published.source}.")
     found = sum(len(cell.records) for place, cell in comparison.cells.items() if place[0] == block)
     wanted = sum(job.block == block for job in comparison.table.jobs)
-    lines.append(f"Ours: {found} of {wanted} runs; mean ± standard deviation over {comparison.seeds(block)} seeds.")
+    spread = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
+    lines.append(f"Ours: {found} of {wanted} runs{spread}.")
     if tested:
         lines.append(
             f"{_MARK} differs from {comparison.table.baseline} (p < {SIGNIFICANT}): approximate randomisation over test "
-            f"examples, corrected for {len(tested)} comparisons (Holm)."
+            f"examples, corrected for {len(tested)} comparison{'' if len(tested) == 1 else 's'} (Holm)."
         )
     waiting = [part for part in comparison.parts(block).values() if part.waits_for]
     lines += [f"{part.title} waits for {part.waits_for}." for part in waiting]
