@@ -162,6 +162,10 @@ def test_a_gain_without_resampling_is_the_same_mean(world: Path, tmp_path: Path)
     training = json.loads((next(Store(tmp_path / "store").list("language_module")).folder / "training.json").read_text())
     assert curves["language_module"][0]["scores"][0] == [row["step"] for row in training["evaluations"]]
     assert curves["task_module"][0]["metric"] == "macro_f1"
+    figures = dict(
+        zip(data["fields"]["training"], data["trainings"][adapted["runs"][0]["trainings"]["task_module"]], strict=True)
+    )
+    assert figures["steps"] == runs[2]["training"]["task_module"]["steps"] > 0
 
     # What was typed makes the same configuration again, and so the same run.
     command = [*adapted["overrides"], "seed=1"]
@@ -382,7 +386,7 @@ def test_the_panel_by_keys(browser: Any, page: Page, generated: Path) -> None:
     browser.switch_to.active_element.send_keys(Keys.ENTER)
     settled(browser, "document.getElementById('panel').open")
     text = found(browser, "#panel").text
-    for words in ("sib200", "Mean of 2 seeds", "seed 1", "python run.py -m model=mbert", "seed=1,2", "torch 2.11.0"):
+    for words in ("sib200", "Mean of 2 seeds", "seed 1", "101,447", "python run.py -m model=mbert", "seed=1,2", "torch 2.11.0"):
         assert words in text
     settled(browser, "document.querySelectorAll('#own-curves canvas').length > 0")
     assert browser.current_url.endswith(page.systems()[0]["runs"][0]["fingerprint"])

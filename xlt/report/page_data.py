@@ -28,6 +28,9 @@ SYSTEM_FIELDS = (
     "axes", "variant", "metrics", "less_is_better", "interval", "gain", "bytes", "settings", "runs", "overrides", "published",
 )  # fmt: skip
 RUN_FIELDS = ("seed", "fingerprint", "created", "scores", "ends", "test_size", "steps", "trainings", "machine", "folders")
+TRAINING_FIELDS = (
+    "trainable_parameters", "steps", "best_step", "tokens", "seconds", "peak_memory_bytes", "energy_joules", "device",
+)  # fmt: skip
 STEP_FIELDS = ("kind", "label", "fingerprint", "revision", "summary", "curves")
 
 RESAMPLED = 1000
@@ -118,7 +121,7 @@ class PageData:
         rows = [self._system(place, baselines.get(place), variants[place]) for place in range(len(self.systems))]
         self._add_curves()
         return {
-            "fields": {"system": SYSTEM_FIELDS, "run": RUN_FIELDS, "step": STEP_FIELDS},
+            "fields": {"system": SYSTEM_FIELDS, "run": RUN_FIELDS, "step": STEP_FIELDS, "training": TRAINING_FIELDS},
             "axes": {axis: numbered.values for axis, numbered in self._axes.items()},
             "resampled": len(self.records) <= RESAMPLED,
             "languages": {system.records[0]["lang"]: self._language_of(system.records[0]) for system in self.systems},
@@ -181,7 +184,10 @@ class PageData:
             [rounded(end) for name in metrics for end in record["intervals"].get(name, (None, None))],
             record["test_size"],
             steps,
-            {role: self._trainings.number(_plain(figures)) for role, figures in record["training"].items()},
+            {
+                role: self._trainings.number(_plain([figures.get(name) for name in TRAINING_FIELDS]))
+                for role, figures in record["training"].items()
+            },
             self._machines.number({name: record[name] for name in _MACHINE}),
             list(self.folders.get(record["fingerprint"], ()))[:3],
         ]

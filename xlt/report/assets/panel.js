@@ -126,7 +126,7 @@ function trainingPart(system) {
   if (!roles.length) return [element("p", { className: "quiet" }, "Nothing was trained.")];
   return roles.map((role) => {
     const all = [...new Set(system.runs.map((run) => run.trainings[role]))].filter((number) => number !== undefined)
-      .map((number) => DATA.trainings[number]);
+      .map((number) => named(DATA.fields.training, DATA.trainings[number]));
     const average = (name) => (all.every((one) => typeof one[name] === "number") ? mean(all.map((one) => one[name])) : null);
     const shown = (name, show) => (average(name) === null ? null : show(average(name)));
     return element("div", {}, element("h4", {}, role.replaceAll("_", " ") + (all.length > 1 ? `, mean of ${all.length}` : "")), list([
