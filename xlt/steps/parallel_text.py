@@ -15,7 +15,8 @@ from xlt.errors import UserError
 from xlt.languages import Language
 from xlt.random import Draw
 from xlt.steps.base import Step, Workbench
-from xlt.steps.text import clean, write_card
+from xlt.steps.cleaning import clean
+from xlt.steps.text import write_card
 from xlt.store import Artifact
 from xlt.tasks.data import SPLITS
 from xlt.tasks.resemblance import key
