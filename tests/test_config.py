@@ -19,7 +19,7 @@ from xlt.methods.bottleneck import Bottleneck
 from xlt.training.settings import LanguageTraining, LoopSettings, Training
 
 CONF = Path(__file__).parents[1] / "conf"
-GROUPS = sorted(path.name for path in CONF.iterdir() if any(path.glob("*.yaml")) and path.name != "hydra")
+GROUPS = sorted(path.name for path in CONF.iterdir() if any(path.glob("*.yaml")) and path.name not in ("hydra", "rehearsal"))
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 MANDATORY = {
     ("model", "hf"): ["model.path=tiny/bert"],

@@ -200,6 +200,18 @@ def test_each_setting_has_its_own_baseline(runs: Runs) -> None:
     assert gains["mt", "none"] == gains["yo", "none"] == gains["th", "seq_bn"] == ""
 
 
+def test_a_baseline_has_no_use_for_some_settings(runs: Runs) -> None:
+    """As in a paper's table: methods differ in their source of text, and the baseline has none."""
+    jobs = [
+        runs.job(right(50, 50), "none", lang="mt"),
+        runs.job(right(60, 40), "seq_bn", lang="mt", data="one"),
+        runs.job(right(70, 30), "seq_bn", lang="mt", data="other"),
+    ]
+    lines = cells(table(jobs))
+    assert [(line["method"], line["data"]) for line in lines] == [("none", ""), ("seq_bn", "one"), ("seq_bn", "other")]
+    assert [gain(line["gain over none"])[0] for line in lines[1:]] == pytest.approx([0.1, 0.2])
+
+
 def test_costs(runs: Runs) -> None:
     """Parameters of both modules, and the mean over seeds of the seconds of both together."""
     jobs = [

@@ -39,24 +39,30 @@ def table(jobs: Sequence[Job]) -> str:
     for job in jobs:
         groups.setdefault(job.without("seed"), []).append(job)
     systems = {key: System([job.record for job in runs]) for key, runs in groups.items()}
-    baselines = {
-        runs[0].without("seed", "method"): systems[key] for key, runs in groups.items() if runs[0].record["method"] is None
-    }
-    names = [name for name in jobs[0].settings if name != "seed" and len({job.settings.get(name) for job in jobs}) > 1]
+    baselines = {key: systems[key] for key, runs in groups.items() if runs[0].record["method"] is None}
+    settings = dict.fromkeys(name for job in jobs for name in job.settings)
+    names = [name for name in settings if name != "seed" and len({job.settings.get(name) for job in jobs}) > 1]
     metrics = {system.metric for system in systems.values()}
     score = metrics.pop() if len(metrics) == 1 else "score"
     less = "" if all(system.task.more_is_better for system in systems.values()) else " (less is better)"
     columns = [name.rpartition("@")[2] for name in names]  # method@task_method is how Hydra calls task_method
     rows = [[*columns, "seeds", f"{score}{less}", "95 % interval", "gain over none", "trainable parameters", "seconds"]]
     for key, runs in groups.items():
-        system, baseline = systems[key], baselines.get(runs[0].without("seed", "method"))
-        shown = [runs[0].settings[name] for name in names]
+        system, baseline = systems[key], _baseline(runs[0], baselines)
+        shown = [runs[0].settings.get(name, "") for name in names]
         deviation = f" ± {system.deviation:.3f}" if system.deviation is not None else ""
         mean = f"{'' if score != 'score' else f'{system.metric} '}{system.mean:.3f}{deviation}"
         low, high = system.interval
         gain = _gain(system, baseline) if baseline and baseline is not system else ""
         rows.append([*shown, str(len(runs)), mean, f"[{low:.3f}, {high:.3f}]", gain, *_costs(runs)])
     return aligned(rows)
+
+
+def _baseline(job: Job, baselines: Mapping[tuple, System]) -> System | None:
+    """The runs without a language module whose other settings are the job's; they may lack some that only a module uses."""
+    own = set(job.without("seed", "method"))
+    fitting = [key for key in baselines if {setting for setting in key if setting[0] != "method"} <= own]
+    return baselines[max(fitting, key=len)] if fitting else None
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
