@@ -49,10 +49,11 @@ from xlt.errors import UserError, suggest
 from xlt.methods.averaging import average_parameters
 from xlt.methods.base import Module
 from xlt.methods.bottleneck import ADAPTERHUB_PLACES, Bottleneck
+from xlt.methods.differences import own_weights
 from xlt.methods.formats import method_of_folder
 from xlt.methods.fusion import Fusion, FusionModule
 from xlt.methods.low_rank import IA3, PeftModule
-from xlt.methods.sparse import SparseFineTuning, own_weights
+from xlt.methods.sparse import SparseFineTuning
 from xlt.methods.sparse_files import COMPOSABLE_SFT, read_composable_sft
 from xlt.training.masking import IGNORED
 

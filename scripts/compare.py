@@ -37,8 +37,8 @@ def system_of(pattern: str) -> System:
         UserError: there are none, or they differ in more than their seed.
     """
     records = [Record.read(Path(path)) for path in sorted(glob.glob(pattern)) or [pattern]]
-    for name in ("task", "lang", "method", "task_method", "model", "transfer", "source", "shots"):
-        values = {str(record[name]) for record in records}
+    for name in ("task", "lang", "method", "task_method", "model", "transfer", "source", "translator", "shots"):
+        values = {str(record.get(name)) for record in records}
         if len(values) > 1:
             raise UserError(
                 f"{pattern} names runs that differ in {name} ({', '.join(sorted(values))}), and not in the seed alone."

@@ -4,7 +4,7 @@ python scripts/predict.py outputs/runs/RUN/result.json texts.txt > labelled.json
 python scripts/predict.py outputs/runs/RUN/result.json examples.jsonl > labelled.jsonl
 
 A text file has a text a line. Other tasks than text classification read JSON lines with the fields of their examples: premise and
-hypothesis, tokens, context and question.
+hypothesis, tokens, context and question. After transfer=translate_test they are translated first, as the test set was.
 """
 
 from __future__ import annotations

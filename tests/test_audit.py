@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,14 +36,19 @@ def test_estimate_against_counted_operations(method) -> None:
     rows, length = 4, 64
     opened = backbone()
     module = method.create(opened, generator(0), language_head=True)
+    module.begin(0, {})
     trainable = sum(parameter.numel() for parameter in module.parameters().values())
     ids = torch.randint(2000, (rows, length))
     with FlopCounterMode(display=False) as counter:
         hidden = opened.hidden_states(ids, torch.ones_like(ids))
         chosen = hidden.flatten(0, 1)[: round(0.15 * rows * length)]
         opened.language_head(chosen).sum().backward()
-    estimate = rows * length * audit._flops_per_token(opened, trainable, length, language_head=True)
+    estimate = rows * length * audit.flops_per_token(opened, length, True, trainable)
     assert estimate == pytest.approx(counter.get_total_flops(), rel=0.15)
+
+
+def cost_of(opened: Backbone) -> partial[float]:
+    return partial(audit.flops_per_token, opened, 64.0, True)
 
 
 def test_hopeless_training_is_announced(caplog: pytest.LogCaptureFixture) -> None:
@@ -51,7 +57,7 @@ def test_hopeless_training_is_announced(caplog: pytest.LogCaptureFixture) -> Non
     settings = LoopSettings(steps=1_000_000)
     runtime = SimpleNamespace(flops_per_second=1e9, device=torch.device("cpu"))
     with caplog.at_level(logging.INFO, logger="xlt"):
-        audit.announce("module", opened, module.parameters(), settings, 100, 64.0, runtime, language_head=True)
+        audit.announce("module", opened.model, [module], module.parameters(), settings, 100, 64.0, runtime, cost_of(opened))
     assert f"training {sum(p.numel() for p in module.parameters().values()):,} parameters" in caplog.text
     assert "days on this machine" in caplog.text
     assert "train=quick" in caplog.text
@@ -63,7 +69,9 @@ def test_undeclared_trainable_parameters_are_caught() -> None:
     next(opened.encoder.parameters()).requires_grad_(True)
     runtime = SimpleNamespace(flops_per_second=1e9, device=torch.device("cpu"))
     with pytest.raises(AssertionError, match="nobody declared"):
-        audit.announce("module", opened, module.parameters(), LoopSettings(steps=1), 100, 64.0, runtime, language_head=True)
+        audit.announce(
+            "module", opened.model, [module], module.parameters(), LoopSettings(steps=1), 100, 64.0, runtime, cost_of(opened)
+        )
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (90, "1.5 min"), (7200, "2.0 h"), (864000, "10.0 days")])

@@ -20,7 +20,7 @@ import xlt
 from xlt import cli
 from xlt.backbones.backbone import Backbone
 from xlt.experiment import Experiment
-from xlt.runner import Record
+from xlt.record import Record
 
 METHODS = {
     "seq_bn_inv": ("adapters", ["method=seq_bn_inv"]),

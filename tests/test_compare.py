@@ -13,8 +13,8 @@ from conftest import tiny_experiment
 
 import xlt
 from xlt.errors import UserError
+from xlt.record import Record
 from xlt.report.systems import System
-from xlt.runner import Record
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "compare.py"
 

@@ -25,6 +25,9 @@ MANDATORY = {
     ("model", "hf"): ["model.path=tiny/bert"],
     ("model", "scratch"): ["model.languages=[en,mt]"],
     ("data", "text"): ["data.path=text"],
+    ("parallel", "files"): ["parallel.path=corpus.tsv"],
+    ("parallel", "hub"): ["parallel.id=xlt/parallel"],
+    ("translator", "seq2seq"): ["translator.path=tiny/m2m100"],
     ("task", "labelled_files"): ["task.data.path=@split.csv", "task.labels=[good,bad]"],
 }
 METHOD = {"_target_": "xlt.methods.bottleneck.Bottleneck", "name": "seq_bn"}

@@ -18,7 +18,7 @@ from xlt import cli
 from xlt.errors import UserError
 from xlt.experiment import Experiment
 from xlt.methods.fusion import FusionModule
-from xlt.runner import Record
+from xlt.record import Record
 from xlt.steps.composition import Composition
 from xlt.steps.language_module import LanguageModuleStep
 

@@ -169,7 +169,9 @@ def test_training_reaches_the_module_and_nothing_else(method: PeftMethod, archit
 @every_method
 def test_other_modules_stay_as_trainable_as_they_are(method: PeftMethod) -> None:
     backbone = tiny_backbone("bert")
-    trained = [*FullFineTuning().create(backbone, generator(0)).parameters().values()]
+    full = FullFineTuning().create(backbone, generator(0))
+    full.begin(0, {})
+    trained = [*full.parameters().values(), *full.passes_gradients()]
     adapter = SEQ_BN.create(backbone, generator(0))
     frozen, open_one = (method.create(backbone, generator(0)) for _ in range(2))
     frozen.freeze()

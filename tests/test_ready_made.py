@@ -23,7 +23,7 @@ from xlt.backbones.backbone import Backbone
 from xlt.errors import UserError
 from xlt.experiment import Experiment
 from xlt.methods.base import Module
-from xlt.runner import Record
+from xlt.record import Record
 
 METHODS = {
     "seq_bn_inv": ["method=seq_bn_inv"],

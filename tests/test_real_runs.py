@@ -14,7 +14,7 @@ import xlt
 from xlt import cli
 from xlt.config import build
 from xlt.hub import Hub
-from xlt.runner import Record
+from xlt.record import Record
 from xlt.tasks.base import Task
 
 ENGLISH = ["transfer=zero_shot", "source=en"]

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from xlt import cli
+from xlt.record import Record
 from xlt.report.sweep import Job, table
-from xlt.runner import Record
 
 LABELS = ["a", "b"]
 TASK = {

@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerFast
 
 import xlt
 from xlt.backbones.backbone import Backbone
+from xlt.config import identity
 from xlt.errors import Interrupted, UserError
 from xlt.methods.bottleneck import Bottleneck
 from xlt.methods.fusion import Fusion
@@ -578,6 +579,10 @@ def test_an_encoder_decoder_from_text_to_score(architecture: str, overrides: lis
         (LoopSettings(epochs=1, batch_size=4), 9, 3),
         (LoopSettings(epochs=0.5, batch_size=4), 16, 2),
         (LoopSettings(epochs=0.01, batch_size=4), 10, 1),
+        (LoopSettings(epochs=2, batch_size=4, min_steps=9, max_steps=20), 10, 9),
+        (LoopSettings(epochs=2, batch_size=4, min_steps=9, max_steps=20), 30, 15),
+        (LoopSettings(epochs=2, batch_size=4, min_steps=9, max_steps=20), 300, 20),
+        (LoopSettings(epochs=2, batch_size=4, max_steps=20), 10, 5),
     ],
 )
 def test_total_steps(settings: LoopSettings, examples: int, steps: int) -> None:
@@ -595,6 +600,23 @@ def test_either_steps_or_epochs(settings: LoopSettings) -> None:
         settings.verify("train.task")
     LoopSettings(steps=1).verify("train.task")
     LoopSettings(epochs=1).verify("train.task")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (LoopSettings(steps=5, max_steps=7), "bounds of what epochs come to"),
+        (LoopSettings(epochs=1, min_steps=9, max_steps=7), r"min_steps=9 is above train\.task\.max_steps=7"),
+    ],
+)
+def test_bounds_that_cannot_be(settings: LoopSettings, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        settings.verify("train.task")
+
+
+def test_bounds_leave_fingerprints_as_they_were() -> None:
+    assert not {"min_steps", "max_steps"} & identity(LoopSettings(epochs=1)).keys()
+    assert identity(LoopSettings(epochs=1, max_steps=7))["max_steps"] == 7
 
 
 # ---- the loop

@@ -289,8 +289,6 @@ def test_loading_a_record_of_several_targets(overrides: list[str], tmp_path: Pat
         (["transfer=zero_shot", "source=[yo,yor]"], "source names yo twice"),
         (["lang={mt: yo}"], "neither a language nor a list"),
         (["transfer=ensemble", "source=[mt,yo]", "transfer.weights=[1]"], "needs 2 weights"),
-        (["transfer=ensemble", "source=[mt,yo]", "task_method=full"], "task_method=full changes the backbone itself"),
-        (["transfer=multi_source", "source=[mt,yo]", "method=full"], "modules of several languages cannot take turns"),
         (["transfer=zero_shot", "source=de"], "no configuration deu_Latn"),
         (
             ["transfer=in_language", "task.data.splits={train: null, validation: null, test: test}"],

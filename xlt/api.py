@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from xlt import cli
 from xlt.backbones.backbone import Backbone
 from xlt.errors import UserError
 from xlt.experiment import Experiment, choose_device, open_store
-from xlt.runner import Record, Session, run_experiment, runtime_of
+from xlt.record import Record
+from xlt.runner import Session, run_experiment, runtime_of
 from xlt.steps.evaluation import EvaluationStep
 from xlt.store import Artifact
+from xlt.tasks.base import Example
 
 
 def run(*overrides: str, **settings: Any) -> Record | list[Record]:
@@ -68,14 +70,20 @@ def load(record: Record | Mapping[str, Any] | str | Path, device: str = "auto") 
     runtime = runtime_of(experiment, choose_device(experiment.settings), [])
     session = Session(open_store(experiment.settings), "only_cached", runtime)
     artifacts = {role: session.realise(inner) for role, inner in step.inputs().items()}
-    return Predictor(step, artifacts, runtime.device)
+    return Predictor(step, artifacts, runtime.device, step.preparation(session.realise, runtime.device))
 
 
 class Predictor:
-    """What was evaluated, answering anything."""
+    """What was evaluated, answering anything; what was scored on translations translates first."""
 
-    def __init__(self, step: EvaluationStep, artifacts: Mapping[str, Artifact], device: torch.device) -> None:
-        self._step, self._artifacts, self._device = step, artifacts, device
+    def __init__(
+        self,
+        step: EvaluationStep,
+        artifacts: Mapping[str, Artifact],
+        device: torch.device,
+        prepare: Callable[[Sequence[Example]], list[Example]],
+    ) -> None:
+        self._step, self._artifacts, self._device, self._prepare = step, artifacts, device, prepare
         self._answer = step.open(artifacts, device)
 
     def predict(self, inputs: Iterable[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -96,7 +104,7 @@ class Predictor:
                     f"Input {number} has no {' and no '.join(missing)}: task={task.name} reads mappings with "
                     f"{', '.join(task.inputs)}."
                 )
-        return self._answer(examples)
+        return self._answer(self._prepare(examples))
 
     def generate(self, prompts: Iterable[str], **options: Any) -> list[str]:
         """How a decoder with the language module, and without the task module, goes on after each prompt.

@@ -197,12 +197,15 @@ def check_name(name: str, where: str) -> str:
 
 
 def identity(component: Any) -> dict[str, Any]:
-    """What of a component enters a fingerprint: its class and the fields that can change results, as plain data.
+    """What of a component enters a fingerprint: its class, with its `version` if that is above 1, and the fields that can change
+    results, as plain data.
 
     Raises:
         TypeError: a field holds something without a stable form in JSON.
     """
     result: dict[str, Any] = {"_target_": f"{type(component).__module__}.{type(component).__qualname__}"}
+    if (version := getattr(type(component), "version", 1)) != 1:
+        result["version"] = version
     hints = typing.get_type_hints(type(component))
     for field in dataclasses.fields(component):
         value = getattr(component, field.name)

@@ -31,27 +31,33 @@ from xlt.methods.none import NoAdaptation
 from xlt.miniature.world import World
 from xlt.steps.backbone import BackboneStep, PretrainedBackboneStep, ScratchBackboneStep, TokenizerStep
 from xlt.steps.base import Step
-from xlt.steps.evaluation import EvaluationStep
-from xlt.steps.examples import ExamplesStep
+from xlt.steps.evaluation import EvaluationStep, ScoringStep
+from xlt.steps.examples import DataSetExamplesStep, ExamplesStep
 from xlt.steps.language_module import LanguageModuleStep, ReadyMadeModuleStep
+from xlt.steps.parallel_text import ParallelTextStep
 from xlt.steps.task_module import Labels, TaskModuleStep
 from xlt.steps.text import TextStep
 from xlt.steps.tokens import TokensStep
+from xlt.steps.translated_examples import TranslatedExamplesStep
 from xlt.store import Store
 from xlt.tasks.base import Task
 from xlt.tasks.data import SPLITS
 from xlt.training.settings import Training
 from xlt.training.tracking import Tracker
 from xlt.transfer import Transfer
-from xlt.translation.base import Translator
+from xlt.translation.base import Translator, TranslatorStep
+from xlt.translation.parallel_text import ParallelText
+from xlt.translation.projection import check_translatable
 
 READY_MADE = Path(__file__).with_name("miniature") / "artifacts"
 """Artifacts that come with the package: the backbones of the miniature world."""
 
 _COMPONENTS: dict[str, type] = {
     "world": World, "model": Model, "method": Method, "task_method": Method, "data": TextSource, "transfer": Transfer,
-    "translator": Translator, "task": Task, "source_task": Task, "train": Training, "tracker": Tracker,
+    "translator": Translator, "parallel": ParallelText, "task": Task, "source_task": Task, "train": Training, "tracker": Tracker,
 }  # fmt: skip
+
+_OPTIONAL = ("source_task", "translator", "parallel")
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,7 @@ class Experiment:
 
     Attributes:
         source_task: whose labels other languages give; that of the targets unless the configuration says otherwise.
+        translator: None where nothing is translated.
         targets: the target languages.
         sources: the languages that labels come from; empty where that is the target itself.
     """
@@ -136,7 +143,8 @@ class Experiment:
     task_method: Method
     data: TextSource
     transfer: Transfer
-    translator: Translator
+    translator: Translator | None
+    parallel: ParallelText | None
     task: Task
     source_task: Task
     train: Training
@@ -164,13 +172,14 @@ class Experiment:
         if OmegaConf.is_missing(scalars, "lang") or not scalars.get("lang"):
             raise UserError("lang has no value: say which language the score is wanted for, for example lang=mt.")
         settings = build_fields(Settings, scalars, "")
-        missing = [name for name in _COMPONENTS if name not in config and name != "source_task"]
+        missing = [name for name in _COMPONENTS if name not in config and name not in _OPTIONAL]
         if missing:
             raise UserError(f"The configuration has no {missing[0]}.")
         components = {
             name: build(config[name], name, expected) for name, expected in _COMPONENTS.items() if config.get(name) is not None
         }
         components.setdefault("source_task", components["task"])
+        components = {"translator": None, "parallel": None, **components}
         for name in ("method", "task_method"):
             components[name] = components[name].compatible_with(settings.compat)
         mirror = settings.paths.mirror or os.environ.get("XLT_MIRROR") or None
@@ -178,18 +187,19 @@ class Experiment:
         languages = load_languages(settings.paths.languages)
         invented = (row for row in components["world"].table_rows() if row["iso3"] not in languages.languages)
         languages = languages.with_rows(invented)  # a code that the user's own table gives to another language keeps that one
+        uses_sources = components["transfer"].uses_sources or components["task"].uses_sources
         return cls(
             config=config,
             settings=settings,
             languages=languages,
             targets=_found(languages, settings.lang, "lang"),
-            sources=_found(languages, settings.source, "source") if components["transfer"].uses_sources else (),
+            sources=_found(languages, settings.source, "source") if uses_sources else (),
             hub=Hub(Path(mirror).expanduser() if mirror else None, store, online and not settings.plan),
             **components,
         )
 
     @cached_property
-    def evaluations(self) -> tuple[EvaluationStep, ...]:
+    def evaluations(self) -> tuple[ScoringStep, ...]:
         """The ends of the graph, one for each target language."""
         return tuple(self.task.draw_evaluation(self, language) for language in self.targets)
 
@@ -266,7 +276,7 @@ class Experiment:
             raise UserError(f"The member {choices!r} is for another backbone than the run's, {self.backbone().label}.")
         return step
 
-    def examples(self, task: Task, language: Language, splits: Sequence[str], who: str) -> ExamplesStep:
+    def examples(self, task: Task, language: Language, splits: Sequence[str], who: str) -> DataSetExamplesStep:
         """A task's part: its labelled examples of a language.
 
         Args:
@@ -290,25 +300,42 @@ class Experiment:
             )
         return step
 
+    def translated_examples(
+        self, examples: DataSetExamplesStep, language: Language, splits: Sequence[str], projection: str | None = None
+    ) -> ExamplesStep:
+        """Labelled examples in the words of another language, by the run's translator; of the same language, themselves.
+
+        Raises:
+            UserError: there is no translator, or it does not know one of the languages, or the labels cannot be kept.
+        """
+        check_translatable(examples.task, projection)
+        if examples.language == language:
+            return examples
+        translator = self.translator_step(examples.language, language, f"transfer={self.transfer.name}")
+        return TranslatedExamplesStep(examples.task, language, examples.as_data(), translator, tuple(splits), projection)
+
+    def translator_step(self, source: Language, target: Language, who: str) -> TranslatorStep:
+        """The translator's part.
+
+        Args:
+            who: needs it, for the message.
+
+        Raises:
+            UserError: there is none, or it does not know one of the languages.
+        """
+        if self.translator is None:
+            raise UserError(
+                f"{who} translates {source.name} into {target.name}: say what does, for example translator=nllb_600m. "
+                "translator=copying leaves every text as it is."
+            )
+        return self.translator.draw(self, source, target)
+
     def has_split(self, task: Task, language: Language, split: str) -> bool | None:
         """Whether there are examples of a language in a split; None where only the network knows."""
         return task.has_split(split, language, self.languages, self.hub.without_network())
 
     def task_module(self, sources: Sequence[Labels], sampling: str = "proportional", temperature: float = 1.0) -> TaskModuleStep:
-        """A task module learnt from labels of one or more languages, on top of their language modules.
-
-        Raises:
-            UserError: the modules of the source languages cannot take turns.
-        """
-        modules = {labels.language_module.fingerprint for labels in sources if labels.language_module is not None}
-        if len(modules) > 1 and self.settings.language.path is None and not self.method.switches:
-            raise UserError(
-                f"method={self.method.name} changes the backbone itself, so the modules of several languages cannot take turns. "
-                "Use one source language, or a method that leaves the backbone as it is, such as method=seq_bn_inv."
-            )
-        for labels in sources:
-            if labels.language_module is not None and not labels.language_module.external:
-                self.task_method.check_on_top_of(labels.language_module.method)
+        """A task module learnt from labels of one or more languages, on top of their language modules."""
         return TaskModuleStep(
             self.task_method,
             self.task,
@@ -357,7 +384,22 @@ class Experiment:
         guards = tuple(self._guard(choices, language) for choices in corpus.guard)
         return TextStep(corpus, language, revision, seed, corpus.inputs(self.hub), guards)
 
-    def _guard(self, choices: str, language: Language) -> ExamplesStep:
+    def parallel_text(self, source: ParallelText | None, one: Language, other: Language) -> ParallelTextStep:
+        """The sentence pairs of two languages, in either order.
+
+        Args:
+            source: None: that of the run.
+
+        Raises:
+            UserError: the source does not have the pair, or there is none.
+        """
+        source = source or self.parallel
+        if source is None:
+            raise UserError(f"Say where parallel text of {one.name} and {other.name} is, for example parallel=opus100.")
+        one, other = sorted((one, other), key=lambda language: language.key)
+        return ParallelTextStep(source, (one, other), source.revision(one, other, self.languages, self.hub))
+
+    def _guard(self, choices: str, language: Language) -> DataSetExamplesStep:
         """The labelled examples of the run's task (`task`), or of another (`task=sib200`), to be kept out of what is learnt."""
         if choices == "task":
             return self.task.draw(self, language)
@@ -372,11 +414,11 @@ class Experiment:
                 raise
             raise UserError(f"data.guard={choices!r} cannot be: {message}") from error
 
-    def examples_step(self, task: Task, language: Language) -> ExamplesStep:
+    def examples_step(self, task: Task, language: Language) -> DataSetExamplesStep:
         """The labelled examples of one language."""
         foreign = task is self.source_task and task is not self.task
         guards = tuple(self._guard(choices, language) for choices in task.data.guard) if foreign else ()
-        return ExamplesStep(task, language, task.revision(language, self.languages, self.hub), guards)
+        return DataSetExamplesStep(task, language, task.revision(language, self.languages, self.hub), guards)
 
     def evaluation_step(
         self,

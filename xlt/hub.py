@@ -25,9 +25,11 @@ _EXPORT = "refs/convert/parquet"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "tekken.json")
+_TOKENIZER_PATTERNS = (
+    "config.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 _MODEL_FILES = (
-    *_WEIGHTS, "config.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json",
-    "added_tokens.json", "model.safetensors.index.json", "pytorch_model.bin.index.json", "generation_config.json",
+    *_WEIGHTS, *_TOKENIZER_PATTERNS, "model.safetensors.index.json", "pytorch_model.bin.index.json", "generation_config.json",
 )  # fmt: skip
 _MODULE_FILES = (
     "adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin", "adapter_model.safetensors", "adapter_model.bin",
@@ -129,7 +131,7 @@ class Hub:
             path = source.folder / "config.json"
             if not path.is_file():
                 raise UserError(
-                    f"model.path={source.name} holds no config.json: it is not a model folder as `save_pretrained` writes it."
+                    f"The model {source.name} holds no config.json: it is not a model folder as `save_pretrained` writes it."
                 )
         else:
             found = self._fetch(source, "model", ["config.json"])
@@ -145,7 +147,7 @@ class Hub:
         """Refuse a folder without tokenizer: transformers would make one up that knows no word."""
         if source.folder is not None and not any(file for pattern in _TOKENIZER_FILES for file in source.folder.glob(pattern)):
             raise UserError(
-                f"model.path={source.name} holds no tokenizer ({', '.join(_TOKENIZER_FILES)}): save it there with "
+                f"The model {source.name} holds no tokenizer ({', '.join(_TOKENIZER_FILES)}): save it there with "
                 "`tokenizer.save_pretrained`, or fetch the model again."
             )
 
@@ -160,7 +162,7 @@ class Hub:
             return None
         if not any(file for pattern in _WEIGHTS for file in source.folder.glob(pattern)):
             raise UserError(
-                f"model.path={source.name} holds no weights (model.safetensors or pytorch_model.bin). If the folder is a "
+                f"The model {source.name} holds no weights (model.safetensors or pytorch_model.bin). If the folder is a "
                 "clone, its large files may be missing: `git lfs pull`, or `hf download` the model again."
             )
         names: set[str] = set()
@@ -176,6 +178,10 @@ class Hub:
     def model_folder(self, source: Source) -> Path:
         """The folder with the model's files, downloaded if need be."""
         return source.folder or self._fetch(source, "model", list(_MODEL_FILES))
+
+    def tokenizer_folder(self, source: Source) -> Path | None:
+        """A folder with the tokenizer's files, downloaded if need be; None where the network may not be asked for them."""
+        return source.folder or self._fetch(source, "model", list(_TOKENIZER_PATTERNS))
 
     # ---- modules
 

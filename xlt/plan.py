@@ -12,7 +12,11 @@ from xlt.steps.audit import readable_time, training_seconds
 from xlt.steps.base import Estimate, Step
 from xlt.store import Artifact, Store
 
-_KINDS = ("assertions", "text", "tokenizer", "tokens", "backbone", "examples", "language_module", "task_module", "evaluation")
+_KINDS = (
+    "assertions", "text", "parallel_text", "tokenizer", "tokens", "backbone", "translation_model", "converted_model",
+    "translator", "examples", "translated_examples", "language_module", "task_module", "evaluation",
+)  # fmt: skip
+_TRAINED = ("backbone", "translation_model", "language_module", "task_module")
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Plan:
         for key, planned in reversed(found.items()):  # what is made of a step comes behind it
             if planned.step.kind == "evaluation" or key in needed:
                 needed.add(key)
-                if planned.state not in ("hit", "ready"):
+                if planned.state != "hit":
                     needed |= {step.fingerprint for step in planned.step.inputs().values()}
         self.steps = [planned for key, planned in found.items() if key in needed or planned.state in ("hit", "ready")]
 
@@ -90,7 +94,7 @@ class Plan:
     def totals(self, flops_per_second: float) -> str:
         """One line: how many steps of each kind, how many there are, and what the rest costs on this machine."""
         missing = [planned for planned in self.steps if planned.state in ("miss", "unresolved")]
-        trained = [planned for planned in self.steps if planned.step.kind in ("backbone", "language_module", "task_module")]
+        trained = [planned for planned in self.steps if planned.step.kind in _TRAINED]
         counts = {kind: sum(planned.step.kind == kind for planned in trained) for kind in _KINDS}
         modules = ", ".join(_counted(count, kind.replace("_", " ")) for kind, count in counts.items() if count)
         flops = sum(planned.estimate.flops for planned in missing)

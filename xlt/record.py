@@ -69,12 +69,13 @@ class Record(Mapping[str, Any]):
 
 
 def score_line(record: Mapping[str, Any]) -> str:
-    """`sib200 mt seq_bn_inv: macro_f1 0.512 [0.443, 0.581], accuracy …, 204 test examples`."""
+    """`sib200 mt seq_bn_inv: macro_f1 0.512 [0.443, 0.581], accuracy …, 204 test examples`; a translator's name stands in the
+    place of the method's."""
     main = record["metric"]
     names = [main, *(name for name in record["metrics"] if name != main)]
     scores = []
     for name in names:
         low, high = record["intervals"][name]
         scores.append(f"{name} {record['metrics'][name]:.3f} [{low:.3f}, {high:.3f}]")
-    method = record["method"] or "none"
-    return f"{record['task']} {record['lang']} {method}: {', '.join(scores)}, {record['test_size']} test examples"
+    method = record["method"] if record["model"] else record["translator"]
+    return f"{record['task']} {record['lang']} {method or 'none'}: {', '.join(scores)}, {record['test_size']} test examples"

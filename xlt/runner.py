@@ -48,8 +48,11 @@ class Session:
             UserError: it is missing and `reuse=only_cached`.
         """
         if step.fingerprint not in self._made:
-            self._made[step.fingerprint] = step.locate() if step.external else self._look_up_or_build(step)
+            self._made[step.fingerprint] = self._locate(step) if step.external else self._look_up_or_build(step)
         return self._made[step.fingerprint]
+
+    def _locate(self, step: Step) -> Artifact:
+        return step.locate({role: self.realise(inner) for role, inner in step.inputs().items()})
 
     def _look_up_or_build(self, step: Step) -> Artifact:
         what = f"{step.kind} {step.label}"
@@ -179,17 +182,20 @@ def _story(experiment: Experiment) -> dict[str, Any]:
     """The fields of the record that the configuration determines; axes that are not used are None."""
     evaluation = experiment.evaluations[0]
     module, transfer = evaluation.language_module, experiment.transfer
+    translates = any(step.kind == "translator" for goal in experiment.evaluations for step in goal.ancestors().values())
+    uses_sources = bool(experiment.sources) and (bool(evaluation.task_modules) or experiment.task.uses_sources)
     trained = module if module and not module.external else None
     settings = experiment.settings
     return {
-        "model": experiment.model.label,
+        "model": experiment.model.label if evaluation.backbone else None,
         "method": module.method.name if module else None,
         "task_method": experiment.task_method.name if evaluation.task_modules else None,
         "data": experiment.data.name if trained else None,
         "task": experiment.task.name,
         "transfer": transfer.name if evaluation.task_modules else None,
-        "source": [language.key for language in experiment.sources] or None if evaluation.task_modules else None,
+        "source": [language.key for language in experiment.sources] if uses_sources else None,
         "source_task": experiment.source_task.name if evaluation.task_modules and experiment.sources else None,
+        "translator": experiment.translator.label if translates else None,
         "shots": settings.shots if evaluation.task_modules and transfer.uses_shots else None,
         "seed": settings.seed,
         "language_seed": settings.language.seed if trained else None,

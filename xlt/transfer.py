@@ -140,11 +140,12 @@ class MultiSource(CrossLingual):
     cap: int | None = setting(None, at_least=1)
 
     def task_modules(self, experiment: Experiment, language: Language) -> tuple[TaskModuleStep, ...]:
-        return (self._joint(experiment, self.sources(experiment, language, self.cap)),)
-
-    def _joint(self, experiment: Experiment, labels: Sequence[Labels]) -> TaskModuleStep:
         temperature = self.temperature if self.sampling == "tempered" else 1.0
-        return experiment.task_module(labels, self.sampling, temperature)
+        return (experiment.task_module(self.labels(experiment, language), self.sampling, temperature),)
+
+    def labels(self, experiment: Experiment, language: Language) -> list[Labels]:
+        """All that the task module learns from."""
+        return self.sources(experiment, language, self.cap)
 
 
 @dataclass(frozen=True)
@@ -173,12 +174,12 @@ class FewShot(MultiSource):
         if self.validation == "target":
             raise UserError(f"{where}.validation=target: few-shot transfer has no labels of the target to spare for validation.")
 
-    def task_modules(self, experiment: Experiment, language: Language) -> tuple[TaskModuleStep, ...]:
+    def labels(self, experiment: Experiment, language: Language) -> list[Labels]:
         count = experiment.settings.shots
         if count is None:
             raise UserError(f"transfer={self.name} needs to know how many examples of the target it may learn from: shots=100.")
         seed = experiment.settings.seed if self.shots_seed is None else self.shots_seed
-        labels = self.sources(experiment, language, self.cap)
+        labels = super().labels(experiment, language)
         for target in experiment.targets if self.targets == "all" else (language,):
             split = self.split or self._split(experiment, target)
             examples = experiment.examples(experiment.task, target, (split,), f"transfer={self.name}")
@@ -187,7 +188,7 @@ class FewShot(MultiSource):
             labels.append(Labels(examples, module, split, shots, self.upsample, validates=False))
         if not count:
             labels = [part for part in labels if part.shots is None or part.shots.count]
-        return (self._joint(experiment, labels),)
+        return labels
 
     def _split(self, experiment: Experiment, target: Language) -> str:
         has_train = experiment.has_split(experiment.task, target, "train")
@@ -205,11 +206,6 @@ class Ensemble(CrossLingual):
     weights: list[float] | None = setting(None)
 
     def task_modules(self, experiment: Experiment, language: Language) -> tuple[TaskModuleStep, ...]:
-        if len(experiment.sources) > 1 and not experiment.task_method.switches:
-            raise UserError(
-                f"transfer={self.name}: task_method={experiment.task_method.name} changes the backbone itself, so several task "
-                "modules cannot work side by side. Take a method that leaves the backbone as it is, such as task_method=seq_bn."
-            )
         each = [dataclasses.replace(experiment, sources=(source,)) for source in self._languages(experiment)]
         return tuple(part.task_module(self.sources(part, language)) for part in each)
 

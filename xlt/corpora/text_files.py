@@ -89,7 +89,7 @@ class TextFiles(Corpus):
 
 def _read(file: Path, column: str) -> Iterator[str | LeftOut]:
     if file.suffix == ".parquet":
-        table = pyarrow.parquet.ParquetFile(file)
+        table = pyarrow.parquet.ParquetFile(file, pre_buffer=False)  # it would keep all that was read
         _require(column, table.schema_arrow.names, file)
         for batch in table.iter_batches(columns=[column]):
             yield from (str(value or "") for value in batch.column(0).to_pylist())

@@ -28,6 +28,7 @@ from xlt.backbones.sites import Norm, Site
 from xlt.config import setting
 from xlt.errors import UserError
 from xlt.languages import Language
+from xlt.training.optimizers import MakeOptimizer, adamw
 from xlt.training.settings import LoopSettings
 
 if TYPE_CHECKING:
@@ -70,6 +71,10 @@ class Module(Composable):
             phase: counted from 0.
             kept: what `end` returned after the phase before; nothing in the first.
         """
+
+    def optimizer(self, phase: int) -> MakeOptimizer:
+        """What turns the gradients of a phase into steps, for all that is trained in it."""
+        return adamw
 
     def end(self, phase: int) -> dict[str, torch.Tensor]:
         """What the next phase needs of this one, on the CPU."""
@@ -158,8 +163,8 @@ class Method(ABC):
     library: ClassVar[str | None] = None
     """The library that loads what `save` writes: `adapters`, `peft` or `transformers`."""
 
-    switches: ClassVar[bool] = True
-    """Whether several of its modules can be attached to a backbone and take turns."""
+    version: ClassVar[int] = 1
+    """Raised in a change after which its modules are others, or mean something else."""
 
     trained_with_task: ClassVar[bool] = False
     """Whether the language's module is trained along with the task module, on labels."""
@@ -171,13 +176,6 @@ class Method(ABC):
     def phases(self, settings: LoopSettings) -> list[LoopSettings]:
         """How a module is trained in each of its phases, given how the run trains. Their batches are the same."""
         return [settings]
-
-    def check_on_top_of(self, below: Method) -> None:  # noqa: B027 - most go with all others
-        """Called before anything is made, for a task module on top of a language module.
-
-        Raises:
-            UserError: this method's modules do not go with those of the other.
-        """
 
     def draw(self, experiment: Experiment, language: Language) -> Step | None:
         """This method's part of the graph: the step that makes the language's module, or None if there is none."""

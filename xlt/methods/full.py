@@ -1,7 +1,12 @@
-"""Full fine-tuning: the module is a whole copy of the backbone, stored by `save_pretrained`."""
+"""Full fine-tuning: the module is a difference in all of the backbone's weights, stored as a whole model by `save_pretrained`.
+
+What is stored is θ0 + φ, the backbone with this module alone, so it loads as a model of its own where it was trained on nothing
+else. Like sparse modules it is added up with others: θ0 + φ_language + φ_task.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -11,51 +16,38 @@ from torch import nn
 
 from xlt.backbones.backbone import Backbone
 from xlt.errors import UserError
-from xlt.methods.base import Method, Module
-from xlt.methods.sparse import SparseFineTuning, SparseModule
-
-_ON_SPARSE = (
-    "task_method=full keeps a copy of all weights, with what a sparse module under it changes in them: on the module of another "
-    "language it would put that of this one into force. Learn all weights as a difference instead, which is added to any "
-    "language's: task_method=rand_sft task_method.density=1 task_method.reduction_factor=null task_method.norms=true."
-)
+from xlt.methods.base import Method
+from xlt.methods.differences import Difference, DifferenceModule, own_weights
 
 
-class FullModule(Module):
-    """Other weights in the backbone's own tensors; what they were is kept aside for `detach`.
+class FullModule(DifferenceModule):
+    """A difference in all weights of the model or of the encoder.
 
     Args:
-        part: the model or the encoder, whose own parameters are trained; those of modules under this one are not.
+        part: which of them.
     """
 
     def __init__(self, backbone: Backbone, part: nn.Module) -> None:
-        if backbone.quantised:
-            raise UserError(
-                "method=full changes every weight, which quantised ones cannot be (model.quantisation). Take the backbone "
-                "unquantised, or a method that leaves it frozen, such as method=lora."
-            )
-        if any(isinstance(module, SparseModule) for module in backbone.modules):
-            raise UserError(_ON_SPARSE)
         super().__init__(backbone)
         self._part = part
-        self._own = backbone.own_parameters(part)
-        self._pristine = {name: tensor.detach().cpu().clone() for name, tensor in self._own.items() if not tensor.is_meta}
-        for parameter in self._own.values():
-            parameter.requires_grad_(True)
 
-    def parameters(self) -> dict[str, nn.Parameter]:
-        return dict(self._own)
+    def count(self) -> int:
+        return sum(weight.numel() for weight in self._own().values())
+
+    def begin(self, phase: int, kept: Mapping[str, torch.Tensor]) -> None:
+        self.train_differences(dict.fromkeys(self._own()))
 
     def save(self, folder: Path) -> None:
-        self._part.save_pretrained(folder, state_dict={name: tensor.detach() for name, tensor in self._own.items()})
+        sums = {id(one.weight): one.sums.view_as(one.weight) for one in self.differences.values()}
+        own = self.backbone.own_parameters(self._part)
+        self._part.save_pretrained(folder, state_dict={name: sums[id(weight)] for name, weight in own.items()})
         if self.backbone.tokenizer is not None:
             self.backbone.tokenizer.save_pretrained(folder)
 
-    def remove(self) -> None:
-        self.freeze()
-        with torch.no_grad():
-            for name, tensor in self._pristine.items():
-                self._own[name].copy_(tensor)
+    def _own(self) -> dict[str, nn.Parameter]:
+        """The weights of the part by their names in a model with head."""
+        inside = {id(weight) for weight in self.backbone.own_parameters(self._part).values()}
+        return {name: weight for name, weight in own_weights(self.backbone).items() if id(weight) in inside}
 
 
 @dataclass(frozen=True)
@@ -63,11 +55,7 @@ class FullFineTuning(Method):
     """`method=full`: every parameter of the backbone is trained; the language head too, when training goes through it."""
 
     library: ClassVar[str | None] = "transformers"
-    switches: ClassVar[bool] = False
-
-    def check_on_top_of(self, below: Method) -> None:
-        if isinstance(below, SparseFineTuning):
-            raise UserError(_ON_SPARSE)
+    version: ClassVar[int] = 2  # a task's copy once held what its language's had changed
 
     def create(self, backbone: Backbone, generator: torch.Generator, language_head: bool = False) -> FullModule:
         return FullModule(backbone, backbone.model if language_head else backbone.encoder)
@@ -76,15 +64,16 @@ class FullFineTuning(Method):
         # Where the backbone was opened without a language head, the stored one is left aside.
         model, report = type(backbone.model).from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         named = model.named_parameters(remove_duplicate=False)
-        stored = {name: tensor for name, tensor in named if name not in report["missing_keys"]}
-        module = FullModule(backbone, backbone.model)
-        unfit = [name for name, own in module.parameters().items() if name not in stored or stored[name].shape != own.shape]
-        if unfit:
+        stored = {name: tensor.detach() for name, tensor in named if name not in report["missing_keys"]}
+        own = backbone.own_parameters(backbone.model)
+        if unfit := [name for name, weight in own.items() if name not in stored or stored[name].shape != weight.shape]:
             raise UserError(
                 f"{folder} is not a full copy of this backbone: it lacks, or has in another size, {', '.join(unfit[:3])}."
             )
-        with torch.no_grad():
-            for name, parameter in module.parameters().items():
-                parameter.copy_(stored[name])
-        module.freeze()
+        sums = {id(weight): stored[name] for name, weight in own.items()}
+        module = FullModule(backbone, backbone.model)
+        with module.own_weights_in_force():
+            module.differences = {
+                name: Difference(weight, None, sums=sums[id(weight)]) for name, weight in own_weights(backbone).items()
+            }
         return module

@@ -28,7 +28,7 @@ def largest(scores: Mapping[str, torch.Tensor], count: int) -> dict[str, torch.T
     for name, tensor in scores.items():
         if not tensor.isfinite().all():
             raise UserError(
-                f"{name}: its changes are not finite numbers, so the largest of them cannot be told. Lower the learning rate "
+                f"{name}: its changes or gradients are not finite numbers, so none can be chosen. Lower the learning rate "
                 "(method.dense_learning_rate), or use precision=fp32 if it is bf16."
             )
     total = sum(tensor.numel() for tensor in scores.values())

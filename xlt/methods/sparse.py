@@ -8,36 +8,37 @@ trained on θ0 + φ_source, of which it holds nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from xlt.backbones.backbone import Backbone
-from xlt.backbones.composition import Branch
 from xlt.config import setting
 from xlt.errors import UserError
 from xlt.methods import sparse_files
-from xlt.methods.base import Method, Module
-from xlt.methods.differences import Difference, Weights
+from xlt.methods.base import Method
+from xlt.methods.differences import Difference, DifferenceModule, own_weights
 from xlt.methods.selection import largest
 from xlt.methods.sparse_files import Stored
+from xlt.training.optimizers import MakeOptimizer, SquaredGradients
 from xlt.training.settings import LoopSettings
 
 
 @dataclass(frozen=True)
 class SparseFineTuning(Method):
-    """`method=lt_sft`, `rand_sft` and `bitfit`, by how the weights are chosen.
+    """`method=lt_sft`, `fish_mask`, `rand_sft` and `bitfit`, by how the weights are chosen.
 
     Weights are chosen in the encoder, its embeddings included. Its norms stay as they are. What is trained through the language
     head trains that, too, all of it but norms and the output embedding.
 
     Attributes:
-        selection: `magnitude`: the largest changes of a dense phase; `random`; `biases`: all biases (BitFit, Ben Zaken et al.
-            2022), where nothing says how many.
+        selection: `magnitude`: the largest changes of a dense phase; `fisher`: the largest mean squared gradients of a
+            dense phase that changes nothing, a head included (empirical Fisher information of batches at θ0: FISH masks, Sung et
+            al. 2021, section 3.1); `random`; `biases`: all biases (BitFit, Ben Zaken et al. 2022), where nothing says how many.
         count: how many weights are chosen.
         density: their share of those that can be.
         reduction_factor: as many as bottleneck adapters with this reduction factor in all layers have, without biases, and for
@@ -52,7 +53,7 @@ class SparseFineTuning(Method):
         dense_learning_rate: of the dense phase; None: as the run's training.
     """
 
-    selection: str = setting("magnitude", one_of=("magnitude", "random", "biases"))
+    selection: str = setting("magnitude", one_of=("magnitude", "fisher", "random", "biases"))
     count: int | None = setting(None, at_least=1)
     density: float | None = setting(None, above=0, at_most=1)
     reduction_factor: float | None = setting(None, above=0)
@@ -73,13 +74,21 @@ class SparseFineTuning(Method):
             raise UserError(f"{where}: how many weights are chosen is said by {needed}. Found {', '.join(given) or 'none'}.")
         if self.dense_steps is not None and self.dense_epochs is not None:
             raise UserError(f"{where}: the dense phase takes either dense_steps or dense_epochs. Set the other one to null.")
+        if self.selection == "fisher" and self.dense_learning_rate is not None:
+            raise UserError(f"{where}.dense_learning_rate is of no use with selection=fisher, whose dense phase changes nothing.")
+
+    @property
+    def has_dense_phase(self) -> bool:
+        """Whether what is chosen depends on gradients of all weights."""
+        return self.selection in ("magnitude", "fisher")
 
     def phases(self, settings: LoopSettings) -> list[LoopSettings]:
-        if self.selection != "magnitude":
+        if not self.has_dense_phase:
             return [settings]
-        dense = settings
+        dense = settings if self.selection == "magnitude" else dataclasses.replace(settings, clip_norm=None)
         if self.dense_steps is not None or self.dense_epochs is not None:
-            dense = dataclasses.replace(dense, steps=self.dense_steps, epochs=self.dense_epochs)
+            length = {"steps": self.dense_steps, "epochs": self.dense_epochs, "min_steps": None, "max_steps": None}
+            dense = dataclasses.replace(dense, **length)
         if self.dense_learning_rate is not None:
             dense = dataclasses.replace(dense, learning_rate=self.dense_learning_rate)
         return [dense, settings]
@@ -97,43 +106,16 @@ class SparseFineTuning(Method):
         return SparseModule(backbone, fitting, description.get("fixed_output_embedding", False))
 
 
-class SparseModule(Module):
-    """Differences in a backbone's weights.
-
-    Attributes:
-        weights: the backbone's, which all its sparse modules share.
-        differences: by the names of the tensors in a model with head.
-        fixed_output_embedding: whether the language head has an output embedding of its own while the module is in force.
-    """
+class SparseModule(DifferenceModule):
+    """Differences in few of a backbone's weights."""
 
     def __init__(self, backbone: Backbone, stored: Mapping[str, Stored], fixed_output_embedding: bool) -> None:
-        if backbone.quantised:
-            raise UserError(
-                "Sparse fine-tuning changes weights, which quantised ones cannot be (model.quantisation). Take the backbone "
-                "unquantised, or a method that leaves it frozen, such as method=lora."
-            )
-        others = [module.weights for module in backbone.modules if isinstance(module, SparseModule)]
-        self.weights = others[0] if others else Weights(backbone)
-        self.differences: dict[str, Difference] = {}
-        self.fixed_output_embedding = fixed_output_embedding
-        super().__init__(backbone)
+        super().__init__(backbone, fixed_output_embedding)
         tensors = own_weights(backbone)
-        with self._own_weights():
+        with self.own_weights_in_force():
             for name, one in stored.items():
                 change = one.values - tensors[name].detach() if one.replaces else one.values
                 self.differences[name] = Difference(tensors[name], one.positions, change)
-
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """The sums θ0 + φ at the chosen positions of each tensor, [k] or [k, 1], while they are trained."""
-        named = ((name, difference.values) for name, difference in self.differences.items())
-        return {name: values for name, values in named if values is not None}
-
-    def passes_gradients(self) -> list[nn.Parameter]:
-        return [difference.weight for difference in self.differences.values() if difference.values is not None]
-
-    def freeze(self) -> None:
-        for difference in self.differences.values():
-            difference.freeze()
 
     def save(self, folder: Path) -> None:
         """Write xlt's format."""
@@ -149,35 +131,8 @@ class SparseModule(Module):
         prefix = f"{self.backbone.model.base_model_prefix}."
         inside = {name: one for name, one in self.differences.items() if name.startswith(prefix)}
         sparse = {name: Stored(tuple(one.weight.shape), one.change, one.all_positions()) for name, one in inside.items()}
-        head = {
-            name: (one.pristine + one.change).view_as(one.weight) for name, one in self.differences.items() if name not in inside
-        }
+        head = {name: one.sums.view_as(one.weight) for name, one in self.differences.items() if name not in inside}
         sparse_files.write_composable_sft(sparse, {**head, **(dense or {})}, folder / sparse_files.COMPOSABLE_SFT)
-
-    def remove(self) -> None:
-        self.freeze()
-        self.weights.put_in_force({})
-
-    def compose(self, branches: Sequence[Branch]) -> None:
-        shares: list[dict[SparseModule, float]] = []
-        for branch in branches:
-            shares.append({})
-            for module, share in branch:
-                if isinstance(module, SparseModule):
-                    shares[-1][module] = shares[-1].get(module, 0.0) + share
-        if any(other != shares[0] for other in shares):
-            raise UserError(
-                "Sparse modules change the backbone's own weights, which all rows of a batch share, so they cannot differ "
-                "between the branches of a Parallel. Run the branches one after the other."
-            )
-        self.weights.put_in_force(shares[0])
-
-    @contextmanager
-    def _own_weights(self) -> Iterator[None]:
-        """The backbone with its own weights, while differences are made or exchanged."""
-        self.weights.put_in_force({})
-        yield
-        self.backbone.activate(self.backbone.composition)
 
 
 class NewSparseModule(SparseModule):
@@ -193,7 +148,7 @@ class NewSparseModule(SparseModule):
         self.method = method
         self._generator = generator
         self._language_head = language_head
-        self._sum_before_pass: torch.utils.hooks.RemovableHandle | None = None
+        self._squares: SquaredGradients | None = None
         output = backbone.model.get_output_embeddings()
         fixed = _of_norms(backbone) if not method.norms else set()
         fixed |= {id(output.weight)} if output is not None and output.weight is not _input_embedding(backbone) else set()
@@ -208,34 +163,27 @@ class NewSparseModule(SparseModule):
 
     def begin(self, phase: int, kept: Mapping[str, torch.Tensor]) -> None:
         positions = dict.fromkeys(self._encoder) if self._is_dense(phase) else kept or self._choose()
-        self.freeze()
-        with self._own_weights():
-            trained = {name: self._encoder[name] for name in positions} | self._head
-            self.differences = {name: Difference(weight, positions.get(name)) for name, weight in trained.items()}
-            for difference in self.differences.values():
-                difference.train()
-        self._sum_before_pass = self.backbone.encoder.register_forward_pre_hook(
-            lambda encoder, inputs: self.weights.write_values(self)
-        )
+        self.train_differences({**positions, **dict.fromkeys(self._head)})
+
+    def optimizer(self, phase: int) -> MakeOptimizer:
+        return self._square if self.method.selection == "fisher" and phase == 0 else super().optimizer(phase)
 
     def end(self, phase: int) -> dict[str, torch.Tensor]:
-        """After the dense phase, the positions of the largest changes; the weights are those of before.
+        """After the dense phase, the positions of the largest changes, or gradients; the weights are those of before.
 
         Raises:
-            UserError: there are no changes, or some are not finite.
+            UserError: there are none, or some are not finite.
         """
         if not self._is_dense(phase):
             return {}
-        changes = {}
-        for name in self._encoder:  # the values become their own changes: a copy of them would be one of the whole model
-            changes[name] = self.differences[name].values.detach().flatten()
-            changes[name].sub_(self.differences[name].pristine).abs_()
-        if not any(change.any() for change in changes.values()):
-            raise UserError("The dense phase changed no weight, so there are no largest changes to choose. Train it for longer.")
-        chosen = largest({name: change.float() for name, change in changes.items()}, self._count)
+        scores = self._changes() if self._squares is None else self._squared_gradients()
+        if not any(score.any() for score in scores.values()):
+            raise UserError("The dense phase changed no weight or met no gradient: nothing can be chosen. Train it for longer.")
+        chosen = largest(scores, self._count)
+        self._squares = None
         for difference in self.differences.values():
             difference.stop()
-        with self._own_weights():
+        with self.own_weights_in_force():
             self.differences = {}
         return {name: positions.cpu() for name, positions in chosen.items()}
 
@@ -247,13 +195,25 @@ class NewSparseModule(SparseModule):
         size = sum(weight.numel() for weight in own_weights(self.backbone).values())
         return self.method.regularisation / size * sum((one.values.flatten() - one.pristine).abs().sum() for one in trained)
 
-    def freeze(self) -> None:
-        super().freeze()
-        if self._sum_before_pass is not None:
-            self._sum_before_pass.remove()
-
     def _is_dense(self, phase: int) -> bool:
-        return self.method.selection == "magnitude" and phase == 0
+        return self.method.has_dense_phase and phase == 0
+
+    def _changes(self) -> dict[str, torch.Tensor]:
+        """|θ1 - θ0| of each tensor, [n]; the values become their own changes: a copy of them would be one of the whole model."""
+        changes = {}
+        for name in self._encoder:
+            changes[name] = self.differences[name].values.detach().flatten()
+            changes[name].sub_(self.differences[name].pristine).abs_()
+        return {name: change.float() for name, change in changes.items()}
+
+    def _square(self, groups: Sequence[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
+        self._squares = SquaredGradients(groups, learning_rate)
+        return self._squares
+
+    def _squared_gradients(self) -> dict[str, torch.Tensor]:
+        """Σ g² over the batches for each tensor, [n]."""
+        values = {name: self.differences[name].values for name in self._encoder}
+        return {name: self._squares.state[one].get("squares", torch.zeros_like(one)) for name, one in values.items()}
 
     def _choose(self) -> dict[str, torch.Tensor | None]:
         """What is trained where no dense phase tells."""
@@ -285,15 +245,6 @@ class NewSparseModule(SparseModule):
                 "number in between, or take another method."
             )
         return count
-
-
-def own_weights(backbone: Backbone) -> dict[str, nn.Parameter]:
-    """The backbone's own parameters by their names in a model with head, whether it has one or not."""
-    prefix = f"{backbone.model.base_model_prefix}."
-    named = {f"{prefix}{name}": weight for name, weight in backbone.own_parameters(backbone.encoder).items()}
-    if backbone.model is not backbone.encoder:
-        named |= {name: one for name, one in backbone.own_parameters(backbone.model).items() if not name.startswith(prefix)}
-    return named
 
 
 def _input_embedding(backbone: Backbone) -> nn.Parameter:

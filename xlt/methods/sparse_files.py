@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,12 @@ def read_composable_sft(path: Path) -> dict[str, Stored]:
         sparse = {name: _decoded(one) for name, one in content["diffs"].items()}
         dense = {name: Stored(tuple(one.shape), one.detach(), replaces=True) for name, one in content["abs"].items()}
     except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
+        if found := re.search(r"GLOBAL (\S+)", str(error)):
+            raise UserError(
+                f"{path} holds more than tensors and numbers ({found[1]}), and what else a pickle holds can run code. If you "
+                "trust it, open it with torch.load(path, weights_only=False) and store anew what is needed of it: "
+                "torch.save({'diffs': content['diffs'], 'abs': content['abs']}, path)."
+            ) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} cannot be read as sparse differences of composable-sft ({reason}).") from error
     return {**sparse, **dense}

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from xlt.backbones.backbone import Backbone
-from xlt.methods.base import Method
+from xlt.methods.base import Method, Module
 from xlt.steps.base import Estimate, Runtime
 from xlt.training.settings import LoopSettings
 
@@ -50,33 +50,49 @@ def estimate_training(
     trainable = count(empty) if count else sum(parameter.numel() for parameter in empty.model.parameters())
     rows = sum(settings.total_steps(examples or _UNKNOWN_EXAMPLES) * settings.batch_size for settings in phases)
     tokens = rows * tokens_per_example
-    return Estimate(tokens, tokens * _flops_per_token(empty, trainable, tokens_per_example, language_head), trainable)
+    return Estimate(tokens, tokens * flops_per_token(empty, tokens_per_example, language_head, trainable), trainable)
+
+
+def estimate_translation(texts_per_example: int, tokens_per_text: float, flops_per_token: float) -> Estimate:
+    """Tokens that are read, and as many that are written, and what they cost.
+
+    Args:
+        flops_per_token: of the translator; 0 where that is unknown, or nothing is computed.
+    """
+    tokens = 2 * _UNKNOWN_EXAMPLES * texts_per_example * tokens_per_text
+    return Estimate(tokens, tokens * flops_per_token)
 
 
 def announce(
     title: str,
-    backbone: Backbone,
+    model: nn.Module,
+    modules: Sequence[Module],
     parameters: Mapping[str, nn.Parameter],
     settings: LoopSettings,
     examples: int,
     tokens_per_example: float,
     runtime: Runtime,
-    language_head: bool,
+    flops_per_token: Callable[[int], float],
 ) -> None:
-    """Say before step 1 what is trainable and how long it will take; warn where that is hopeless on this machine."""
+    """Say before step 1 what is trainable and how long it will take; warn where that is hopeless on this machine.
+
+    Args:
+        modules: that are attached to the model.
+        flops_per_token: from the number of trainable parameters.
+    """
     trainable = sum(parameter.numel() for parameter in parameters.values())
     chosen = {id(parameter) for parameter in parameters.values()}
-    passing = {id(parameter): parameter.numel() for module in backbone.modules for parameter in module.passes_gradients()}
-    trained = {name: parameter for name, parameter in backbone.model.named_parameters() if parameter.requires_grad}
+    passing = {id(parameter): parameter.numel() for module in modules for parameter in module.passes_gradients()}
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     stray = [name for name, parameter in trained.items() if id(parameter) not in chosen | passing.keys()]
     if stray:
         raise AssertionError(f"{title}: parameters that nobody declared would be trained: {stray[:3]}")
-    inside = [module.parameters() for module in backbone.modules if module.passes_gradients()]  # of weights that stay in place
-    frozen = sum(parameter.numel() for parameter in backbone.model.parameters() if id(parameter) not in chosen)
+    inside = [module.parameters() for module in modules if module.passes_gradients()]  # of weights that stay in place
+    frozen = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in chosen)
     frozen -= sum(parameter.numel() for named in inside for parameter in named.values())
     steps = settings.total_steps(examples)
     tokens = steps * settings.batch_size * tokens_per_example
-    flops = tokens * _flops_per_token(backbone, trainable + sum(passing.values()), tokens_per_example, language_head)
+    flops = tokens * flops_per_token(trainable + sum(passing.values()))
     seconds = training_seconds(flops, runtime.flops_per_second)
     log.info(
         "%s: training %s parameters (%.2f %%), %s frozen, on %s; %s examples, %s steps of %d, %s; estimated time %s",
@@ -137,9 +153,14 @@ def readable_time(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _flops_per_token(backbone: Backbone, trainable: int, length: float, language_head: bool) -> float:
-    """2 FLOPs a weight of the layers forward, plus attention's 4 · length · hidden a layer, plus the language head where it
-    predicts; backward the same again through frozen weights, and once more for those that are trained."""
+def flops_per_token(backbone: Backbone, length: float, language_head: bool, trainable: int) -> float:
+    """What a token of an input costs in training: 2 FLOPs a weight of the layers forward, plus attention's 4 · length · hidden a
+    layer, plus the language head where it predicts; backward the same again through frozen weights, and once more for those that
+    are trained.
+
+    Args:
+        trainable: how many parameters are trained.
+    """
     config = backbone.config
     layers = sum(parameter.numel() for layer in backbone.layers for parameter in layer.parameters())
     forward = 2 * layers + 4 * length * config.hidden_size * len(backbone.layers)

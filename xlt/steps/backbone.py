@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -127,11 +127,8 @@ class PretrainedBackboneStep(BackboneStep):
                 "trained through. Use a checkpoint with that head, or, for a task with a head of its own, method=none."
             )
 
-    def locate(self) -> Artifact:
-        """The model's folder as an artifact."""
-        manifest = {"kind": self.kind, "label": self.label, "fingerprint": self.fingerprint, "payload": self.payload,
-                    "files": {}, "summary": {}, "provenance": {}}  # fmt: skip
-        return Artifact(self.hub.model_folder(self.source), manifest)
+    def locate(self, inputs: Mapping[str, Artifact]) -> Artifact:
+        return self.located(self.hub.model_folder(self.source))
 
     def build(self, bench: Workbench) -> None:
         """Never called: external steps are located."""

@@ -80,7 +80,7 @@ class Step(ABC):
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
-    external: ClassVar[bool] = False  # made elsewhere: located, not built, and not kept in the store
+    external: ClassVar[bool] = False  # made elsewhere, or a view of its inputs: located, not built, and not kept in the store
 
     @property
     @abstractmethod
@@ -110,6 +110,20 @@ class Step(ABC):
     @abstractmethod
     def build(self, bench: Workbench) -> None:
         """Make the artifact's files in `bench.folder`."""
+
+    def locate(self, inputs: Mapping[str, Artifact]) -> Artifact:
+        """Where the files of an external step are."""
+        raise AssertionError(f"{self.kind} {self.label} is built, not located")
+
+    def located(self, folder: Path, like: Artifact | None = None) -> Artifact:
+        """A folder as this step's artifact.
+
+        Args:
+            like: an artifact whose story (summary, provenance) is this one's.
+        """
+        story = {name: like.manifest[name] if like else {} for name in ("summary", "provenance")}
+        manifest = {"kind": self.kind, "label": self.label, "fingerprint": self.fingerprint, "payload": self.payload, "files": {}}
+        return Artifact(folder, {**manifest, **story})
 
     def estimate(self) -> Estimate:
         """What `build` costs, its inputs aside."""

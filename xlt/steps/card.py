@@ -53,8 +53,8 @@ def write_language_module_card(folder: Path, step: LanguageModuleStep, summary: 
 def write_task_module_card(folder: Path, step: TaskModuleStep, summary: Mapping[str, Any]) -> None:
     """The card of a task module that has just been trained."""
     loop, below = step.training, step.language_module
-    sources = [labels.examples.language for labels in step.sources if labels.trains]
-    languages = list({language.key: language.name for language in sources}.values())
+    sources = [labels.examples for labels in step.sources if labels.trains]
+    languages = dict.fromkeys(examples.wording for examples in sources)
     how = {
         "Task": f"{step.task.name} in {', '.join(languages)}",
         "On top of": f"the language module {below.label}" if below else "the backbone alone",
@@ -67,7 +67,7 @@ def write_task_module_card(folder: Path, step: TaskModuleStep, summary: Mapping[
         folder,
         step,
         f"{step.method.name} task module for {step.task.name}",
-        list(dict.fromkeys(source.key for source in sources)),
+        list(dict.fromkeys(examples.language.key for examples in sources)),
         "task-module",
         how,
         summary,

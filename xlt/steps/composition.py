@@ -20,7 +20,7 @@ from xlt.tasks.base import Example, LearntTask, Prediction, Row
 from xlt.training.batches import Batch
 from xlt.training.objectives import to_device
 
-_HEAD = "head.safetensors"
+HEAD = "head.safetensors"
 _BATCH_SIZE = 64  # rows that are predicted together
 _SOURCE = "source"  # of a batch: the number of the language that its rows are in
 
@@ -150,10 +150,10 @@ class Composition:
 def save_task_module(folder: Path, module: Module, head: nn.Module) -> None:
     """Write a task module with its head."""
     module.save(folder)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}, folder / _HEAD)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}, folder / HEAD)
 
 
 def load_head(folder: Path, head: nn.Module) -> nn.Module:
     """Fill a head with the weights that `save_task_module` wrote."""
-    head.load_state_dict(load_file(folder / _HEAD))
+    head.load_state_dict(load_file(folder / HEAD))
     return head

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
@@ -34,29 +35,105 @@ _COSTS = ("seconds", "peak_memory_bytes", "energy_joules", "device")
 
 
 @dataclass(frozen=True)
-class EvaluationStep(Step):
-    """Scores task modules on top of a language's module, or the language model itself, on the test split of that language.
+class ScoringStep(Step):
+    """Scores whatever makes predictions on test examples of a language.
 
     Files: `predictions.jsonl` (id, gold, prediction of every test example) and `result.json`, the record.
 
     Attributes:
         language: the target language.
-        language_module: what is active for it; None for the backbone alone.
-        task_modules: one, or several branches of which each has its head; none for a task that the language model answers.
-        weights: of the branches' scores; None for one branch.
-        examples: the target language's.
+        bootstrap_samples: test sets that are drawn for the intervals.
     """
 
     kind: ClassVar[str] = "evaluation"
 
     task: Task
     language: Language
+    bootstrap_samples: int = field(default=_BOOTSTRAP_SAMPLES, kw_only=True)
+
+    @abstractmethod
+    def test_examples(self, artifacts: Mapping[str, Artifact]) -> list[Example]:
+        """What is scored, from the artifacts of the step's inputs."""
+
+    @abstractmethod
+    def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> Callable[[Sequence[Example]], list[Prediction]]:
+        """What makes predictions for examples, from the artifacts of the step's inputs."""
+
+    def preparation(
+        self, realise: Callable[[Step], Artifact], device: torch.device
+    ) -> Callable[[Sequence[Example]], list[Example]]:
+        """What has to be done to new examples before what `open` gives reads them.
+
+        Args:
+            realise: finds the artifacts that it takes.
+        """
+        return list
+
+    def build(self, bench: Workbench) -> None:
+        task = self.task
+        examples = self.test_examples(bench.inputs)
+        predictions = self.open(bench.inputs, bench.runtime.device)(examples)
+        gold = [task.gold(example) for example in examples]
+        predicted = [prediction["label"] for prediction in predictions]
+        counts = task.counts(gold, predicted)
+        interval = intervals(task.metrics, counts, self.bootstrap_samples, derive_seed("bootstrap"))
+        with (bench.folder / PREDICTIONS).open("w", encoding="utf-8") as file:
+            for example, label, prediction in zip(examples, gold, predictions, strict=True):
+                row = {"id": example["id"], "gold": label, "predicted": prediction["label"], **prediction}
+                del row["label"]
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        bench.summary.update(
+            task_type=task.hub_type,
+            metric=task.metric,
+            metrics=task.score(gold, predicted),
+            intervals={name: list(ends) for name, ends in interval.items()},
+            test_size=len(examples),
+        )
+        record = {**bench.runtime.record, "lang": self.language.key, **bench.summary, **self._story(bench)}
+        (bench.folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+
+    def _story(self, bench: Workbench) -> dict[str, Any]:
+        """How the score came about: every artifact's fingerprint, what training cost, revisions, versions, machine."""
+        # Modules that were trained here: not ready-made ones, nor those that begin to be trained with the task.
+        modules = {
+            role: artifact
+            for role, artifact in sorted(bench.inputs.items())
+            if role.startswith(("language_module", "task_module", "translator")) and "steps" in artifact.summary
+        }
+        return {
+            "fingerprint": self.fingerprint,
+            "fingerprints": {f"{step.kind}/{step.label}": fingerprint for fingerprint, step in self.ancestors().items()},
+            "revisions": {
+                f"{step.kind}/{step.label}": step.origin for step in self.ancestors().values() if step.origin is not None
+            },
+            "training": {
+                role: {
+                    **{name: artifact.summary[name] for name in _TRAINING_FIGURES},
+                    **{name: artifact.manifest["provenance"][name] for name in _COSTS},
+                }
+                for role, artifact in modules.items()
+            },
+            "payload": self.payload,
+            **surroundings(bench.runtime.device),
+        }
+
+
+@dataclass(frozen=True)
+class EvaluationStep(ScoringStep):
+    """Scores task modules on top of a language's module, or the language model itself, on the test split of that language.
+
+    Attributes:
+        language_module: what is active for it; None for the backbone alone.
+        task_modules: one, or several branches of which each has its head; none for a task that the language model answers.
+        weights: of the branches' scores; None for one branch.
+        examples: the target language's.
+    """
+
     backbone: BackboneStep
     language_module: LanguageModuleStep | ReadyMadeModuleStep | None
     task_modules: tuple[TaskModuleStep, ...]
     examples: ExamplesStep
     weights: tuple[float, ...] | None = None
-    bootstrap_samples: int = _BOOTSTRAP_SAMPLES
 
     @property
     def label(self) -> str:
@@ -84,31 +161,15 @@ class EvaluationStep(Step):
         if role == "test_examples":
             require_split(artifact, "test")
 
-    def build(self, bench: Workbench) -> None:
-        task = self.task
-        examples = read_examples(bench.inputs["test_examples"], "test")
-        predictions = self.open(bench.inputs, bench.runtime.device)(examples)
-        gold = [task.gold(example) for example in examples]
-        predicted = [prediction["label"] for prediction in predictions]
-        counts = task.counts(gold, predicted)
-        interval = intervals(task.metrics, counts, self.bootstrap_samples, derive_seed("bootstrap"))
-        with (bench.folder / PREDICTIONS).open("w", encoding="utf-8") as file:
-            for example, label, prediction in zip(examples, gold, predictions, strict=True):
-                row = {"id": example["id"], "gold": label, "predicted": prediction["label"], **prediction}
-                del row["label"]
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        bench.summary.update(
-            task_type=task.hub_type,
-            metric=task.metric,
-            metrics=task.score(gold, predicted),
-            intervals={name: list(ends) for name, ends in interval.items()},
-            test_size=len(examples),
-        )
-        record = {**bench.runtime.record, "lang": self.language.key, **bench.summary, **self._story(bench)}
-        (bench.folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+    def preparation(
+        self, realise: Callable[[Step], Artifact], device: torch.device
+    ) -> Callable[[Sequence[Example]], list[Example]]:
+        return self.examples.preparation(realise, device)
+
+    def test_examples(self, artifacts: Mapping[str, Artifact]) -> list[Example]:
+        return read_examples(artifacts["test_examples"], "test")
 
     def open(self, artifacts: Mapping[str, Artifact], device: torch.device) -> Callable[[Sequence[Example]], list[Prediction]]:
-        """What makes predictions for examples, from the artifacts of the step's inputs."""
         if self.task_modules:
             return self.open_composition(artifacts, device).predict
         backbone, _ = self.open_below(artifacts, language_head=True)
@@ -139,31 +200,6 @@ class EvaluationStep(Step):
             modules = Stack(*(part for part in (below, module) if part)) if len(self.task_modules) > 1 else None
             branches.append(Branch(head, modules, weight))
         return Composition(backbone, self.task, branches, self.backbone.clip(self.task.max_length), device)
-
-    def _story(self, bench: Workbench) -> dict[str, Any]:
-        """How the score came about: every artifact's fingerprint, what training cost, revisions, versions, machine."""
-        # Modules that were trained here: not ready-made ones, nor those that begin to be trained with the task.
-        modules = {
-            role: artifact
-            for role, artifact in sorted(bench.inputs.items())
-            if role.startswith(("language_module", "task_module")) and "steps" in artifact.summary
-        }
-        return {
-            "fingerprint": self.fingerprint,
-            "fingerprints": {f"{step.kind}/{step.label}": fingerprint for fingerprint, step in self.ancestors().items()},
-            "revisions": {
-                f"{step.kind}/{step.label}": step.origin for step in self.ancestors().values() if step.origin is not None
-            },
-            "training": {
-                role: {
-                    **{name: artifact.summary[name] for name in _TRAINING_FIGURES},
-                    **{name: artifact.manifest["provenance"][name] for name in _COSTS},
-                }
-                for role, artifact in modules.items()
-            },
-            "payload": self.payload,
-            **surroundings(bench.runtime.device),
-        }
 
 
 def _role(number: int) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
+
+import torch
 
 from xlt.config import identity
 from xlt.errors import UserError
@@ -20,6 +23,30 @@ from xlt.tasks.resemblance import Resemblance
 
 @dataclass(frozen=True)
 class ExamplesStep(Step):
+    """What other steps ask of labelled examples, wherever they come from: an artifact that `require_split` and `read_examples`
+    read, as `write_examples` wrote it."""
+
+    task: Task
+    language: Language
+
+    @property
+    def wording(self) -> str:
+        """The language of the texts, for people."""
+        return self.language.name
+
+    @abstractmethod
+    def preparation(
+        self, realise: Callable[[Step], Artifact], device: torch.device
+    ) -> Callable[[Sequence[Example]], list[Example]]:
+        """What has to be done to new examples before a model reads them as it reads these.
+
+        Args:
+            realise: finds the artifacts that it takes.
+        """
+
+
+@dataclass(frozen=True)
+class DataSetExamplesStep(ExamplesStep):
     """Reads a data set once. Files: `<split>.jsonl`, an example a line, for each split that the task has.
 
     Attributes:
@@ -28,14 +55,21 @@ class ExamplesStep(Step):
 
     kind: ClassVar[str] = "examples"
 
-    task: Task
-    language: Language
     revision: dict[str, Any]
-    guards: tuple[ExamplesStep, ...] = ()
+    guards: tuple[DataSetExamplesStep, ...] = ()
 
     @property
     def label(self) -> str:
         return f"{self.task.name}-{self.language.key}"
+
+    def as_data(self) -> DataSetExamplesStep:
+        """The same examples without what the task says of learning and scoring them, which what is made of them does not need."""
+        return replace(self, task=self.task.as_data(), guards=tuple(guard.as_data() for guard in self.guards))
+
+    def preparation(
+        self, realise: Callable[[Step], Artifact], device: torch.device
+    ) -> Callable[[Sequence[Example]], list[Example]]:
+        return list
 
     def fields(self) -> dict[str, Any]:
         return {"task": identity(self.task), "lang": self.language.key, "revision_of_data": self.revision}
@@ -54,11 +88,16 @@ class ExamplesStep(Step):
                 kept = [example for example in splits[split] if not any(text in guarded for text in self.task.texts_of(example))]
                 bench.summary[f"guarded_{split}"] = len(splits[split]) - len(kept)
                 splits[split] = kept
-        for split, examples in splits.items():
-            with (bench.folder / f"{split}.jsonl").open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
-            labels = Counter(label for example in examples for label in self.task.labels_of(example))
-            bench.summary[split] = {"examples": len(examples), "labels": dict(sorted(labels.items()))}
+        write_examples(bench, self.task, splits)
+
+
+def write_examples(bench: Workbench, task: Task, splits: Mapping[str, Sequence[Example]]) -> None:
+    """Write `<split>.jsonl`, an example a line, for each split; the summary says how many examples and labels each has."""
+    for split, examples in splits.items():
+        with (bench.folder / f"{split}.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
+        labels = Counter(label for example in examples for label in task.labels_of(example))
+        bench.summary[split] = {"examples": len(examples), "labels": dict(sorted(labels.items()))}
 
 
 def require_split(artifact: Artifact, split: str) -> None:

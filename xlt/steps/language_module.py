@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -133,11 +134,8 @@ class ReadyMadeModuleStep(Step):
     def _stored_method(self) -> Method:
         return method_of_folder(self._folder())
 
-    def locate(self) -> Artifact:
-        """The module's folder as an artifact."""
-        manifest = {"kind": self.kind, "label": self.label, "fingerprint": self.fingerprint, "payload": self.payload,
-                    "files": {}, "summary": {}, "provenance": {}}  # fmt: skip
-        return Artifact(self._folder(), manifest)
+    def locate(self, inputs: Mapping[str, Artifact]) -> Artifact:
+        return self.located(self._folder())
 
     def attach(self, backbone: Backbone, artifact: Artifact) -> Module:
         """The module, attached and frozen.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from xlt.backbones.backbone import Backbone
@@ -12,7 +13,7 @@ from xlt.backbones.composition import Stack
 from xlt.config import identity
 from xlt.methods.base import Method, Module
 from xlt.random import Draw, derive_seed, generator
-from xlt.steps.audit import count_trainable, estimate_training
+from xlt.steps.audit import count_trainable, estimate_training, flops_per_token
 from xlt.steps.backbone import BackboneStep
 from xlt.steps.base import Estimate, Step, Workbench
 from xlt.steps.card import write_task_module_card
@@ -178,9 +179,9 @@ class TaskModuleStep(Step):
         run_loop(
             bench,
             self.label,
-            backbone,
-            module=module,
             model=composition.model,
+            modules=backbone.modules,
+            module=module,
             parameters=parameters,
             objective=composition,
             batches=batches,
@@ -189,7 +190,7 @@ class TaskModuleStep(Step):
             phases=self.method.phases(self.training),
             seed=seed,
             tokens_per_example=tokens_per_row,
-            language_head=False,
+            flops_per_token=partial(flops_per_token, backbone, tokens_per_row, False),
         )
         save_task_module(bench.folder, module, head)
         if with_task is not None:

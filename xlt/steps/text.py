@@ -183,7 +183,8 @@ def cut_to_csv_lines(path: Path, max_bytes: int | None) -> DocumentWriter:
 
 
 def _read(path: Path) -> Iterator[str]:
-    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=_ROWS_IN_MEMORY):
+    # A buffer read ahead would keep all that was read.
+    for batch in pyarrow.parquet.ParquetFile(path, pre_buffer=False).iter_batches(batch_size=_ROWS_IN_MEMORY):
         yield from batch.column(0).to_pylist()
 
 

@@ -14,12 +14,13 @@ from torch import nn
 
 from xlt.backbones.backbone import Backbone
 from xlt.methods.base import Module
-from xlt.steps.audit import announce
+from xlt.steps.audit import announce, flops_per_token
 from xlt.steps.base import Workbench
 from xlt.training.batches import Batches
 from xlt.training.checkpoint import load_checkpoint, save_checkpoint
 from xlt.training.loop import Trainer
 from xlt.training.objectives import LanguageModelling, Objective
+from xlt.training.optimizers import adamw
 from xlt.training.packing import TokenFile
 from xlt.training.settings import LanguageTraining, LoopSettings
 
@@ -27,9 +28,9 @@ from xlt.training.settings import LanguageTraining, LoopSettings
 def run_loop(
     bench: Workbench,
     title: str,
-    backbone: Backbone,
-    module: Module | None,
     model: nn.Module,
+    modules: Sequence[Module],
+    module: Module | None,
     parameters: dict[str, nn.Parameter],
     objective: Objective,
     batches: Batches,
@@ -38,18 +39,19 @@ def run_loop(
     phases: Sequence[LoopSettings],
     seed: int,
     tokens_per_example: float,
-    language_head: bool,
+    flops_per_token: Callable[[int], float],
 ) -> None:
     """Train a module and `parameters` to the end of the last phase and leave the best in place; write `training.json`, and its
     figures into the summary.
 
     Args:
-        module: None where `parameters` are all that is trained.
         model: everything that has a training mode, the backbone included.
+        modules: that are attached to it.
+        module: the one of them that is trained; None where `parameters` are all that is trained.
         parameters: what is trained along with the module; in each phase from the values that they have now.
         phases: how each is trained; see `Method.phases`.
         tokens_per_example: on average, for the estimate.
-        language_head: whether the loss goes through the language head, for the estimate.
+        flops_per_token: from the number of trainable parameters, for the estimate.
         The others: see `xlt.training.loop.Trainer`.
     """
     runtime = bench.runtime
@@ -70,7 +72,7 @@ def run_loop(
                 parameters[name].copy_(value)
         trained = {**(module.parameters() if module is not None else {}), **parameters}
         name = title if len(phases) == 1 else f"{title}, phase {phase + 1} of {len(phases)}"
-        announce(name, backbone, trained, settings, batches.size, tokens_per_example, runtime, language_head)
+        announce(name, model, modules, trained, settings, batches.size, tokens_per_example, runtime, flops_per_token)
         runtime.tracker.start(name, {**settings.__dict__, "seed": seed}, runtime.tracker_folder)
         trainer = Trainer(
             model=model,
@@ -86,7 +88,8 @@ def run_loop(
             title=name,
             resume_command=runtime.command,
             track=runtime.tracker.log,
-            penalties=[attached.penalty for attached in backbone.modules],
+            penalties=[attached.penalty for attached in modules],
+            optimizer=module.optimizer(phase) if module is not None else adamw,
         )
         try:
             results.append(trainer.train().summary())
@@ -124,12 +127,13 @@ def train_language_model(
     objective = LanguageModelling(backbone, training)
     settings = training.loop
     rows = settings.micro_batch_size or settings.batch_size
+    length = train.tokens / len(train)
     run_loop(
         bench,
         title,
-        backbone,
-        module,
         model=backbone.model,
+        modules=backbone.modules,
+        module=module,
         parameters=parameters,
         objective=objective,
         batches=Batches(len(train), settings.batch_size, seed, partial(objective.make, train)),
@@ -137,8 +141,8 @@ def train_language_model(
         metric=("loss", False),
         phases=phases,
         seed=seed,
-        tokens_per_example=train.tokens / len(train),
-        language_head=True,
+        tokens_per_example=length,
+        flops_per_token=partial(flops_per_token, backbone, length, True),
     )
 
 

@@ -7,11 +7,12 @@ which labels, in a fixed order. None of this is guessed from the data.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -29,11 +30,12 @@ from xlt.training.batches import Batch, pad
 if TYPE_CHECKING:
     from xlt.experiment import Experiment
     from xlt.steps.base import Step
-    from xlt.steps.evaluation import EvaluationStep
+    from xlt.steps.evaluation import EvaluationStep, ScoringStep
 
 Example = dict[str, Any]  # id, the kind's inputs, label
 Row = dict[str, Any]  # what the model reads in one go: input_ids, example (a number), and what the kind adds
 Prediction = dict[str, Any]  # plain data, label first
+Span = tuple[int, int]  # of a text: its first character, and the one behind the last
 
 _LENGTH_STEP = 32  # batches are padded to a multiple of this, so that few shapes occur
 
@@ -64,6 +66,12 @@ class Task(ABC):
     more_is_better: ClassVar[bool] = True
     """Whether a greater score of the main metric is a better one."""
 
+    uses_sources: ClassVar[bool] = False
+    """Whether it needs another language (`source=`), however labels reach the target."""
+
+    not_of_examples: ClassVar[tuple[str, ...]] = ("metric", "max_length")
+    """The settings that change how examples are learnt and scored, and nothing in the examples."""
+
     name: str = setting("task", is_name=True, identity=False)
     data: LabelledData = field(default_factory=HubData)
     metric: str = setting("accuracy")
@@ -85,7 +93,7 @@ class Task(ABC):
         return experiment.examples_step(self, language)
 
     @abstractmethod
-    def draw_evaluation(self, experiment: Experiment, language: Language) -> EvaluationStep:
+    def draw_evaluation(self, experiment: Experiment, language: Language) -> ScoringStep:
         """The whole graph, from text and labels to the score on a target language."""
 
     def revision(self, language: Language, languages: LanguageTable, hub: Hub) -> dict[str, Any]:
@@ -130,6 +138,11 @@ class Task(ABC):
             result["validation"] = [example for number, example in enumerate(train) if number in chosen]
             result["train"] = [example for number, example in enumerate(train) if number not in chosen]
         return {split: result[split] for split in SPLITS if split in result}
+
+    def as_data(self) -> Self:
+        """The task as far as its examples depend on it: settings that do not change them have their defaults."""
+        kept = [field.name for field in dataclasses.fields(self) if field.name not in self.not_of_examples]
+        return type(self)(**{name: getattr(self, name) for name in kept})
 
     @abstractmethod
     def read(self, row: dict[str, Any]) -> Example:
@@ -184,6 +197,10 @@ class Task(ABC):
 class LearntTask(Task):
     """A task that a task module learns from labels. It owns a head."""
 
+    labels_on: ClassVar[str] = "words"
+    """What an example's labels belong to: whole `texts`, which keep them when they are translated; `spans` of them, which have
+    to be found again in a translation; or `words`."""
+
     def draw_evaluation(self, experiment: Experiment, language: Language) -> EvaluationStep:
         return experiment.transfer.draw(experiment, language)
 
@@ -201,6 +218,24 @@ class LearntTask(Task):
                 f"source_task={source.name} has the labels {', '.join(theirs)}, and task={self.name} has {', '.join(ours)}. They "
                 "have to be the same, in the same order: map them with +source_task.data.spelling.<label>=<label>."
             )
+
+    # ---- translation
+
+    def spans_of(self, example: Example) -> list[list[Span]]:
+        """The labelled spans of each text of `texts_of`, without overlap."""
+        return [[] for _ in self.texts_of(example)]
+
+    def translated(self, example: Example, texts: Sequence[str], spans: Sequence[Sequence[Span]], language: Language) -> Example:
+        """An example in another language with the same id and labels.
+
+        Args:
+            texts: what has become of those of `texts_of`.
+            spans: where in them those of `spans_of` are now, in the same order.
+            language: of the texts.
+        """
+        return {**example, **dict(zip(self.inputs, texts, strict=True))}
+
+    # ---- learning and predicting
 
     @abstractmethod
     def head(self, backbone: Backbone, generator: torch.Generator) -> nn.Module:

@@ -201,31 +201,40 @@ class FileData(LabelledData):
         return [split for split in self.named_splits() if self._file(language, split).is_file()]
 
     def read(self, language: Language, languages: LanguageTable, hub: Hub, split: str) -> Iterator[dict[str, Any]]:
-        path = self._file(language, split)
-        if path.suffix not in (*_DELIMITERS, ".jsonl"):
-            hint = suggest(path.suffix, [*_DELIMITERS, ".jsonl"], "formats")
-            raise UserError(
-                f"task.data.path={self.path}: xlt does not read {path.suffix or 'files without an extension'}. {hint}"
-            )
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                if path.suffix in _DELIMITERS:
-                    yield from csv.DictReader(file, delimiter=_DELIMITERS[path.suffix], strict=True)
-                else:
-                    yield from _json_objects(file, path)
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 ({error}); save it as that.") from error
-        except csv.Error as error:
-            raise UserError(
-                f"{path} is not a table with one row a line ({error}). A field that begins with a quotation mark has to end with "
-                "one, and those inside it are doubled; JSON lines (.jsonl) leave no such doubt."
-            ) from error
+        yield from read_table(self._file(language, split), "task.data.path")
 
     def describe(self, language: Language, languages: LanguageTable, split: str) -> str:
         return str(self._file(language, split))
 
     def _file(self, language: Language, split: str) -> Path:
         return Path(self.path.replace("@lang", language.key).replace("@split", _parsed(split)[0])).expanduser()
+
+
+def read_table(path: Path, where: str) -> Iterator[dict[str, Any]]:
+    """The rows of a CSV or TSV file with a header, or of JSON lines.
+
+    Args:
+        where: the setting that names the file, for messages.
+
+    Raises:
+        UserError: another format, or a file that is not what its name says.
+    """
+    if path.suffix not in (*_DELIMITERS, ".jsonl"):
+        hint = suggest(path.suffix, [*_DELIMITERS, ".jsonl"], "formats")
+        raise UserError(f"{where}: {path}: xlt does not read {path.suffix or 'files without an extension'}. {hint}")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if path.suffix in _DELIMITERS:
+                yield from csv.DictReader(file, delimiter=_DELIMITERS[path.suffix], strict=True)
+            else:
+                yield from _json_objects(file, path)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}); save it as that.") from error
+    except csv.Error as error:
+        raise UserError(
+            f"{path} is not a table with one row a line ({error}). A field that begins with a quotation mark has to end with "
+            "one, and those inside it are doubled; JSON lines (.jsonl) leave no such doubt."
+        ) from error
 
 
 def _json_objects(lines: Iterable[str], path: Path) -> Iterator[dict[str, Any]]:

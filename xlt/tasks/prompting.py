@@ -25,7 +25,7 @@ from xlt.tasks.words import special_tokens
 if TYPE_CHECKING:
     from xlt.experiment import Experiment
     from xlt.steps.evaluation import EvaluationStep
-    from xlt.steps.examples import ExamplesStep
+    from xlt.steps.examples import DataSetExamplesStep
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Prompting(LanguageModelTask):
 
     # ---- of the task that it answers
 
-    def draw(self, experiment: Experiment, language: Language) -> ExamplesStep:
+    def draw(self, experiment: Experiment, language: Language) -> DataSetExamplesStep:
         """The task's own examples."""
         return self.of.draw(experiment, language)
 

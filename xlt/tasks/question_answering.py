@@ -25,11 +25,11 @@ from xlt.config import setting
 from xlt.errors import UserError
 from xlt.hub import Hub
 from xlt.languages import Language, LanguageTable
-from xlt.tasks.base import Example, LearntTask, Prediction, Row
+from xlt.tasks.base import Example, LearntTask, Prediction, Row, Span
 from xlt.tasks.data import HubData
 from xlt.training.batches import Batch
 
-Span = tuple[float, int, int]  # score; first character in the context, and the one behind the last
+ScoredSpan = tuple[float, int, int]  # score; first character in the context, and the one behind the last
 
 _TOKENISED_AT_ONCE = 256  # examples: what a tokenizer returns takes far more memory than rows do
 _ARTICLES = {  # of MLQA's evaluation; that of SQuAD removes the English ones everywhere
@@ -63,6 +63,10 @@ class QuestionAnswering(LearntTask):
     known_metrics: ClassVar[tuple[str, ...]] = ("f1", "exact_match")
     fields_read: ClassVar[tuple[str, ...]] = ("context", "question", "answers")
     inputs: ClassVar[tuple[str, ...]] = ("context", "question")
+    not_of_examples: ClassVar[tuple[str, ...]] = (
+        *LearntTask.not_of_examples, "stride", "max_question_length", "n_best", "max_answer_length", "normalisation"
+    )  # fmt: skip
+    labels_on: ClassVar[str] = "spans"
 
     metric: str = setting("f1")
     max_length: int = setting(384, at_least=16)
@@ -92,6 +96,18 @@ class QuestionAnswering(LearntTask):
             raise ValueError(f"it has {len(answers['text'])} answers and {len(answers['answer_start'])} places of answers.")
         start = _nearest(answers["text"][0], row["context"], answers["answer_start"][0])
         return {"context": row["context"], "question": row["question"], "answers": list(answers["text"]), "start": start}
+
+    # ---- translation
+
+    def spans_of(self, example: Example) -> list[list[Span]]:
+        """The first answer: only of that is known where it is."""
+        return [[(example["start"], example["start"] + len(example["answers"][0]))], []]
+
+    def translated(self, example: Example, texts: Sequence[str], spans: Sequence[Sequence[Span]], language: Language) -> Example:
+        """With one answer, that of the span."""
+        (context, question), ((start, end),) = texts, spans[0]
+        return {**example, "context": context, "question": question, "answers": [context[start:end]], "start": start,
+                "language": language.key}  # fmt: skip
 
     # ---- the model
 
@@ -168,12 +184,12 @@ class QuestionAnswering(LearntTask):
         start, end = head(hidden, batch["attention_mask"]).float().unbind(dim=-1)
         return {"start": start, "end": end}
 
-    def answers(self, scores: Mapping[str, torch.Tensor], rows: Sequence[Row]) -> list[list[Span]]:
+    def answers(self, scores: Mapping[str, torch.Tensor], rows: Sequence[Row]) -> list[list[ScoredSpan]]:
         """The `n_best` best spans of each window, best first."""
         starts, ends = scores["start"].cpu(), scores["end"].cpu()
         return [self._spans(start, end, row) for start, end, row in zip(starts, ends, rows, strict=True)]
 
-    def _spans(self, start: torch.Tensor, end: torch.Tensor, row: Row) -> list[Span]:
+    def _spans(self, start: torch.Tensor, end: torch.Tensor, row: Row) -> list[ScoredSpan]:
         """A span scores what its first token scores as a start and its last as an end (Devlin et al. 2019, section 4.2)."""
         size, longest = len(row["offsets"]), self.max_answer_length
         context = slice(row["context"], row["context"] + size)
@@ -188,7 +204,7 @@ class QuestionAnswering(LearntTask):
             if last < size
         ]
 
-    def join(self, example: Example, rows: Sequence[Row], answers: Sequence[list[Span]]) -> Prediction:
+    def join(self, example: Example, rows: Sequence[Row], answers: Sequence[list[ScoredSpan]]) -> Prediction:
         """The best span of all windows; `start` is its first character in the context, `score` the sum of its two scores, and
         `probability` its share in the softmax over the example's `n_best` best spans."""
         of_place: dict[tuple[int, int], float] = {}  # windows overlap: a span may be in two

@@ -33,6 +33,8 @@ class SequenceClassification(LearntTask):
     known_metrics: ClassVar[tuple[str, ...]] = ("macro_f1", "accuracy")
     fields_read: ClassVar[tuple[str, ...]] = ("text", "label")
     inputs: ClassVar[tuple[str, ...]] = ("text",)
+    not_of_examples: ClassVar[tuple[str, ...]] = (*LearntTask.not_of_examples, "pooling")
+    labels_on: ClassVar[str] = "texts"
 
     labels: list[str] = field(default_factory=list)
     pooling: str | None = setting(None, one_of=("first", "last", "mean"), neutral=True)

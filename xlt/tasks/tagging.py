@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,8 +17,9 @@ from xlt.backbones.backbone import Backbone
 from xlt.backbones.heads import TaggingHead, initialise
 from xlt.config import setting
 from xlt.errors import UserError
-from xlt.tasks.base import Example, LearntTask, Prediction, Row, Task, check_labels
-from xlt.tasks.words import encode_words
+from xlt.languages import Language
+from xlt.tasks.base import Example, LearntTask, Prediction, Row, Span, Task, check_labels
+from xlt.tasks.words import encode_words, split_words
 from xlt.training.batches import Batch, pad
 from xlt.training.masking import IGNORED
 
@@ -46,6 +47,7 @@ class Tagging(LearntTask):
     hub_type: ClassVar[str] = "token-classification"
     fields_read: ClassVar[tuple[str, ...]] = ("tokens", "tags")
     inputs: ClassVar[tuple[str, ...]] = ("tokens",)
+    not_of_examples: ClassVar[tuple[str, ...]] = (*LearntTask.not_of_examples, "scored_by", "scheme", "level")
 
     labels: list[str] = field(default_factory=list)
     scored_by: str = setting("words", one_of=tuple(_METRICS))
@@ -56,6 +58,11 @@ class Tagging(LearntTask):
     def known_metrics(self) -> tuple[str, ...]:  # type: ignore[override]
         """The scores that are computed: those of words or those of entities."""
         return _METRICS[self.scored_by]
+
+    @property
+    def labels_on(self) -> str:  # type: ignore[override]
+        """Entities are spans."""
+        return "spans" if self.scored_by == "entities" else "words"
 
     def verify(self, where: str) -> None:
         """Called by the configuration check."""
@@ -100,6 +107,26 @@ class Tagging(LearntTask):
 
     def labels_of(self, example: Example) -> list[str]:
         return example["tags"]
+
+    # ---- translation
+
+    def spans_of(self, example: Example) -> list[list[Span]]:
+        """The entities."""
+        starts = [0, *accumulate(len(token) + 1 for token in example["tokens"])]  # words are joined by spaces
+        return [[(starts[first], starts[last + 1] - 1) for _, first, last in _entities(example["tags"])]]
+
+    def translated(self, example: Example, texts: Sequence[str], spans: Sequence[Sequence[Span]], language: Language) -> Example:
+        """Words are what spaces and the ends of entities separate; punctuation around a word is a word of its own, unless the
+        example has the two as one."""
+        (text,), known = texts, set(example["tokens"])
+        tokens, tags, done = [], [], 0
+        for (start, end), (kind, first, _) in sorted(zip(spans[0], _entities(example["tags"]), strict=True)):
+            before, inside = split_words(text[done:start], known), split_words(text[start:end], known)
+            tokens += [*before, *inside]
+            tags += ["O"] * len(before) + [example["tags"][first]] + [f"I-{kind}"] * (len(inside) - 1)
+            done = end
+        behind = split_words(text[done:], known)
+        return {**example, "tokens": [*tokens, *behind], "tags": [*tags, *["O"] * len(behind)]}
 
     # ---- learning and predicting
 
@@ -166,9 +193,7 @@ class Tagging(LearntTask):
             pairs = [self._by_pieces(tags, words) for tags, words in pairs]
         if self.scored_by == "words":
             return np.stack([confusion_counts(tags, found, self.labels).sum(axis=0) for tags, found in pairs])
-        from seqeval.metrics.sequence_labeling import get_entities
-
-        entities = [(set(get_entities(list(tags))), set(get_entities(list(found)))) for tags, found in pairs]
+        entities = [(set(_entities(tags)), set(_entities(found))) for tags, found in pairs]
         return np.array([[len(there & found), len(found), len(there)] for there, found in entities])
 
     def metrics(self, sums: np.ndarray) -> dict[str, np.ndarray]:
@@ -198,3 +223,10 @@ class Tagging(LearntTask):
             self._label(tag, first=number == 0) for tag, pieces in zip(tags, words, strict=True) for number in range(len(pieces))
         ]
         return gold, [label for pieces in words for label in pieces]
+
+
+def _entities(tags: Tags) -> list[tuple[str, int, int]]:
+    """The type of each entity, its first word and its last."""
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    return get_entities(list(tags))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Container, Sequence
+from itertools import groupby
 from typing import Any
 
 from xlt.tasks.base import Row
@@ -42,6 +44,25 @@ def encode_words(sentences: Sequence[Sequence[str]], tokenizer: Any, max_length:
     return rows
 
 
+def split_words(text: str, known: Container[str] = ()) -> list[str]:
+    """The words of a text, with punctuation at their ends as words of its own.
+
+    Args:
+        known: words that stay whole with their punctuation, such as `etc.`
+    """
+    words = []
+    for piece in text.split():
+        start, end = 0, len(piece)
+        if piece not in known:
+            while start < end and _is_punctuation(piece[start]):
+                start += 1
+            while end > start and _is_punctuation(piece[end - 1]):
+                end -= 1
+        parts = *_runs(piece[:start]), piece[start:end], *_runs(piece[end:])
+        words += [part for part in parts if part]
+    return words
+
+
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     """The ids that the tokenizer puts before and behind a text."""
     with_them, without = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
@@ -68,3 +89,12 @@ def _prefix(tokenizer: Any) -> str:
     belongs to the word behind it (byte-level BPE), that space."""
     apart = [piece for word in ("a", "a") for piece in tokenizer(word, add_special_tokens=False)["input_ids"]]
     return "" if tokenizer("a a", add_special_tokens=False)["input_ids"] == apart else " "
+
+
+def _runs(punctuation: str) -> list[str]:
+    """`...,` → `...`, `,`."""
+    return ["".join(run) for _, run in groupby(punctuation)]
+
+
+def _is_punctuation(character: str) -> bool:
+    return unicodedata.category(character).startswith("P")

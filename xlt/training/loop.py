@@ -31,6 +31,7 @@ from xlt.random import derive_seed
 from xlt.training.batches import Batch, Batches
 from xlt.training.checkpoint import load_checkpoint, save_checkpoint
 from xlt.training.objectives import Objective
+from xlt.training.optimizers import MakeOptimizer, adamw
 from xlt.training.settings import LoopSettings
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class Trainer:
         resume_command: what to type after an interruption.
         track: receives metrics and the step.
         penalties: what is added to the loss of each step, once a batch: scalars, or None for nothing.
+        optimizer: makes what turns gradients into steps. Its state is part of the checkpoint.
     """
 
     model: nn.Module
@@ -120,6 +122,7 @@ class Trainer:
     resume_command: str = "the same command"
     track: Callable[[dict[str, float], int], None] = lambda metrics, step: None
     penalties: Sequence[Callable[[], torch.Tensor | None]] = ()
+    optimizer: MakeOptimizer = adamw
 
     def train(self) -> TrainingResult:
         """Train to the end, and leave the best parameters in place.
@@ -188,7 +191,7 @@ class Trainer:
         decayed = [parameter for parameter in self.parameters.values() if parameter.ndim > 1]
         others = [parameter for parameter in self.parameters.values() if parameter.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": self.settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        return torch.optim.AdamW([group for group in groups if group["params"]], lr=self.settings.learning_rate, fused=True)
+        return self.optimizer([group for group in groups if group["params"]], self.settings.learning_rate)
 
     def _step(self, batch: Batch, accelerator: Accelerator, optimizer: Any) -> torch.Tensor:
         """One optimiser step; returns the mean loss of the batch, still on the device."""

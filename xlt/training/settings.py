@@ -15,6 +15,7 @@ class LoopSettings:
     Attributes:
         steps: optimiser steps; None where `epochs` says it.
         epochs: passes over the training data; None where `steps` says it.
+        min_steps, max_steps: bounds of what `epochs` come to; None: none.
         batch_size: examples in an optimiser step.
         learning_rate: peak of the schedule.
         weight_decay: AdamW's decoupled decay, on matrices alone.
@@ -31,6 +32,8 @@ class LoopSettings:
 
     steps: int | None = setting(None, at_least=1)
     epochs: float | None = setting(None, above=0)
+    min_steps: int | None = setting(None, at_least=1, neutral=True)
+    max_steps: int | None = setting(None, at_least=1, neutral=True)
     batch_size: int = setting(16, at_least=1)
     learning_rate: float = setting(1e-4, above=0)
     weight_decay: float = setting(0.0, at_least=0)
@@ -50,12 +53,17 @@ class LoopSettings:
                 f"{where} needs either steps or epochs, and not both: found steps={self.steps}, epochs={self.epochs}. Set the "
                 "other one to null."
             )
+        if self.steps is not None and (self.min_steps, self.max_steps) != (None, None):
+            raise UserError(f"{where}.min_steps and max_steps are bounds of what epochs come to; with steps they say nothing.")
+        if None not in (self.min_steps, self.max_steps) and self.min_steps > self.max_steps:
+            raise UserError(f"{where}.min_steps={self.min_steps} is above {where}.max_steps={self.max_steps}.")
 
     def total_steps(self, examples: int) -> int:
         """Optimiser steps of the whole loop over `examples` training examples."""
         if self.steps is not None:
             return self.steps
-        return max(1, -(-round(self.epochs * examples) // self.batch_size))
+        steps = max(self.min_steps or 1, -(-round(self.epochs * examples) // self.batch_size))
+        return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def steps_between_evaluations(self, examples: int) -> int:
         """Optimiser steps from one evaluation to the next."""

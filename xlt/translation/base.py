@@ -25,6 +25,11 @@ class Translator(ABC):
 
     name: str = setting("translator", is_name=True, identity=False)
 
+    @property
+    def label(self) -> str:
+        """Its name in records."""
+        return self.name
+
     @abstractmethod
     def draw(self, experiment: Experiment, source: Language, target: Language) -> TranslatorStep:
         """Its part of the graph: the step whose artifact translates from one language into another.
@@ -46,6 +51,11 @@ class TranslatorStep(Step):
     """What other steps ask of a translator, whatever it comes from."""
 
     kind: ClassVar[str] = "translator"
+
+    @property
+    def flops_per_token(self) -> float:
+        """What translating takes for each token that is read or written; 0 where that is unknown, or nothing is computed."""
+        return 0.0
 
     @abstractmethod
     def open(self, artifact: Artifact, device: torch.device) -> OpenTranslator:
