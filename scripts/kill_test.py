@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ALWAYS = ["device=cpu", "threads=1", "train.language.loop.checkpoint_seconds=0", "train.task.checkpoint_seconds=0"]
 _MEASURED = {
     "provenance", "seconds", "seconds_per_step", "peak_memory_bytes", "energy_joules", "created", "git", "outputs", "store",
+    "overrides",
 }  # fmt: skip
 _WITH_MEASUREMENTS = ("training.json", "result.json")
 

@@ -228,7 +228,6 @@ def test_spans_are_learnt_from_with_a_projection(tmp_path: Path) -> None:
         ([*TRAIN, "transfer.projection=markers"], "belong to whole texts: leave it out"),
         ([*TRAIN, "transfer.projection=marker"], "Did you mean markers"),
         ([*TRAIN, "translator=copyng"], "copying"),
-        ([*TRAIN, "method=full"], "modules of several languages cannot take turns"),
     ],
 )
 def test_refused_before_any_work(

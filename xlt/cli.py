@@ -198,12 +198,13 @@ def normalised(arguments: Sequence[str]) -> list[str]:
 def prepare_hydra() -> None:
     """Make known `${xlt_folder:…}`, which turns overrides into a folder's name, and our launcher and sweeper, which Hydra by
     itself finds in ordinary installations alone, not in editable ones."""
+    plugins = Plugins.instance()  # its search runs Hydra's own plugins anew, and ours have to derive from these
     from hydra_plugins.xlt_launcher import XltLauncher
     from hydra_plugins.xlt_sweeper import XltSweeper
 
     OmegaConf.register_new_resolver("xlt_folder", folder_name, replace=True)
-    Plugins.instance().register(XltLauncher)
-    Plugins.instance().register(XltSweeper)
+    plugins.register(XltLauncher)
+    plugins.register(XltSweeper)
 
 
 def folder_name(overrides: str) -> str:
