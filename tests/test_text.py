@@ -246,6 +246,12 @@ def test_what_a_source_leaves_out_is_counted(tmp_path: Path) -> None:
     assert card["documents_read"] == sum(card["left_out"].values()) + kept == 403
 
 
+def test_documents_with_undecodable_bytes_are_kept_without_them_and_counted(tmp_path: Path) -> None:
+    split = build(tmp_path / "a", [*TEXTS[:100], b"b\xffa be".decode(errors="replace"), b"\xfe bo".decode(errors="replace")])
+    assert {"ba be", "bo"} <= {*split.train, *split.validation}
+    assert split.card["undecodable"] == 2
+
+
 def test_no_cap(tmp_path: Path) -> None:
     split = build(tmp_path / "a", TEXTS * 20, deduplicate=False, max_bytes=None)
     assert split.card["over_the_cap"] == 0

@@ -17,6 +17,7 @@ from xlt.steps.guard import Guard
 if TYPE_CHECKING:
     import numpy as np
 
+_UNDECODABLE = "\ufffd"  # what bytes are replaced by that are no UTF-8
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # Unicode's category Cc but for the line break
 
 
@@ -28,12 +29,14 @@ class Cleaned:
         text: without what is guarded.
         digest: of the text, by which equal documents are found and the split is made.
         guarded: sentences that were taken out.
+        undecodable: whether bytes of it could not be read as UTF-8; they are left out.
         signature: by which near duplicates are found; None where nobody asks for them.
     """
 
     text: str
     digest: bytes
     guarded: int
+    undecodable: bool
     signature: np.ndarray | None
 
 
@@ -56,12 +59,13 @@ class Cleaning:
 
     def _cleaned(self, document: str) -> Cleaned:
         text, guarded = self.guard.without(clean(document))
-        return Cleaned(text, digest(text, self.salt), guarded, signature(text) if self.near_duplicates and text else None)
+        found = signature(text) if self.near_duplicates and text else None
+        return Cleaned(text, digest(text, self.salt), guarded, _UNDECODABLE in document, found)
 
 
 def clean(document: str) -> str:
     """One document in its normal form; line breaks are kept, every other control character becomes a space."""
-    text = document.encode(errors="ignore").decode().replace("\ufffd", "")  # lone surrogates cannot be written
+    text = document.encode(errors="ignore").decode().replace(_UNDECODABLE, "")  # lone surrogates cannot be written
     text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
     text = _CONTROL.sub(" ", text)
     lines = (" ".join(line.split()) for line in text.split("\n"))

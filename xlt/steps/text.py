@@ -80,7 +80,7 @@ class TextStep(Step):
     def build(self, bench: Workbench) -> None:
         threshold = int(self.corpus.validation_fraction * 2**64)
         left_out: Counter[str] = Counter()
-        card: dict[str, Any] = {"documents_read": 0, "empty": 0, "repeated": 0, "over_the_cap": 0}
+        card: dict[str, Any] = {"documents_read": 0, "empty": 0, "repeated": 0, "over_the_cap": 0, "undecodable": 0}
         seen: set[bytes] = set()
         similar = NearDuplicates(self.corpus.near_duplicates) if self.corpus.near_duplicates is not None else None
         guard = Guard(text for role, step in self._guards.items() for text in evaluation_texts(step.task, bench.inputs[role]))
@@ -94,6 +94,7 @@ class TextStep(Step):
             if isinstance(document, LeftOut):
                 left_out[document.reason] += 1
                 continue
+            card["undecodable"] += document.undecodable
             guarded["sentences_left_out"] += document.guarded
             guarded["documents_touched"] += bool(document.guarded)
             if not document.text:
