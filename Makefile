@@ -2,7 +2,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-IN_PARALLEL := --numprocesses auto --dist loadfile # a process for each core, the tests of a file in one of them
+# A process for each core, the tests of a file in one of them, files with slow tests first (tests/conftest.py).
+IN_PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # What `make demo` compares: any methods and invented languages (conf/world/miniature.yaml), separated by commas.
 # MODEL=miniature is a BERT.
@@ -12,7 +13,7 @@ METHODS ?= none,seq_bn_inv
 ALL := none,seq_bn,seq_bn_inv,madx2,double_seq_bn,par_bn,lora,ia3,prefix_tuning,full
 LANGS ?= qaa,qad,qae
 
-.PHONY: help setup demo report test test-fast lint miniature
+.PHONY: help setup demo report test test-fast test-long lint miniature
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,11 +41,14 @@ OUTPUTS ?= outputs
 report: setup ## one page with all runs, plots and papers' tables: outputs/report/index.html
 	$(BIN)/python scripts/report.py paths.outputs=$(OUTPUTS)
 
-test: setup ## all tests: about eight minutes on two cores
+test: setup ## all tests but the longest: about twelve minutes on two cores
 	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-fast: setup ## without the slow ones
-	$(BIN)/python -m pytest $(IN_PARALLEL) -m 'not slow'
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m 'not slow and not long'
+
+test-long: setup ## the longest, minutes each
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m long
 
 lint: setup ## style and simple mistakes
 	$(BIN)/python -m ruff check .

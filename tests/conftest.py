@@ -31,6 +31,13 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 WORDS = [f"{onset}{vowel}" for onset in "bdfgklmnprst" for vowel in "aeiou"]
 LABELS = ("kiki", "bouba")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests go first: at the end they would keep one process busy while the others have nothing left."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 LENGTHS = (9, 6, 3)  # of three texts, padded on the right
 MASK = (torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]).long()
 IDS = torch.randint(5, 60, MASK.shape, generator=generator("ids")) * MASK

@@ -18,7 +18,7 @@ RUN = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_translations_and_shots_help_and_help_most_together(tmp_path: Path) -> None:
     """Each gain's 95 % interval is above zero, on the same test sentences and with the same seed."""
     run = [*RUN, "translator.training.loop.epochs=40", "train.task.epochs=15", "task.data.sizes.test=2000", "shots=50"]
