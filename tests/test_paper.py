@@ -384,7 +384,7 @@ def test_columns_are_printed_rows(name: str):
     assert len(own) == len(table.jobs)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_column_can_be_planned(name: str):
     """The graph of one run of each column can be drawn: no choice or setting is misspelt, and they go together."""

@@ -226,7 +226,7 @@ def test_an_adaptation_depends_on_what_it_adapts(outputs: Path) -> None:
     assert len({first, *others}) == 6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_miniature_translator_translates(tmp_path: Path) -> None:
     """From scratch: nearly all of the sentences are right, where copying gets less than half of the characters."""
     record = xlt.run("task=translation", "source=qaa", "lang=qad", "parallel=miniature", "translator=mini_translator",
@@ -237,7 +237,7 @@ def test_the_miniature_translator_translates(tmp_path: Path) -> None:
     assert record["metrics"]["chrf"] > 90
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_adaptation_teaches_a_new_language(tmp_path: Path) -> None:
     """A translator into qaa's relative qac learns to translate into qad, which it could not name before."""
     sizes = "{parallel: 2000}"
