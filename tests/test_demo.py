@@ -49,7 +49,7 @@ def test_the_tokenizer_knows_the_letters_of_every_language(tmp_path: Path) -> No
         assert [word for word in words if tokenizer.unk_token_id in tokenizer(word)["input_ids"]] == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_module_helps_a_language_that_the_model_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A part of `make demo`: the gain is at least .05 over 2,000 examples and three seeds, its interval above 0; and nothing
     is done twice."""

@@ -107,7 +107,7 @@ def test_the_comparison_sees_what_differs(overrides: list[str], tmp_path: Path, 
         assert any(expected in line for line in lines), lines
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_process_that_was_killed_again_and_again_equals_an_undisturbed_one(tmp_path: Path, kill_test: ModuleType) -> None:
     outcome = kill_test.torment(kills=8, seed=0, folder=tmp_path / "kills")
     assert outcome.differences == []

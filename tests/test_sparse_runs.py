@@ -139,7 +139,7 @@ def test_several_languages_in_a_run(transfer: str, overrides: list[str], monkeyp
         assert {frozenset({0, 1}), frozenset({0, 2})} <= in_force, "the target's language with either task module"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sparse_module_helps_languages_that_the_model_does_not_know(tmp_path: Path) -> None:
     """With as many weights as adapters have and 300 steps in both phases together: the interval of the gain over three seeds is
     above 0 on each of two unseen languages."""
